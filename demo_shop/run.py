@@ -1,0 +1,266 @@
+"""One run of the demo, from the first server to the verdict. It conducts, and must not do the others' work itself."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import socket
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from demo_shop.chaos import Chaos, KillKind, plan_kills
+from demo_shop.evidence import Evidence, accepted_orders, ledger_path, read_journal, read_ledgers
+from demo_shop.lookout import UNREACHABLE, Lookout
+from demo_shop.orders import PlannedOrder, plan_orders, scripts_of
+from demo_shop.processes import Supervisor
+from demo_shop.report import Board, Outcome, Snapshot, print_outcome, write_json
+from demo_shop.services.catalogue import SERVICES
+from demo_shop.services.switches import write_scripts
+from demo_shop.verdict import judge
+from demo_shop.waiting import wait_for
+from saga.cli import embedded
+from saga.engine import schema
+
+ROOT = Path(__file__).resolve().parent.parent
+SCHEMA = "saga"
+QUEUE = "shop"
+COORDINATORS = ("coordinator-1", "coordinator-2")
+WORKERS = ("worker-1", "worker-2")
+SHOPFRONT = "shopfront"
+
+#: Orders a second that come in, and the seconds that a kill needs at the least.
+ORDERS_PER_SECOND = 4.0
+SECONDS_PER_KILL = 6.0
+#: Seconds that processes have to come up, and runs have to end after the last order and kill.
+START_SECONDS = 60.0
+END_SECONDS = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What was asked for on the command line."""
+
+    orders: int
+    kills: int
+    seed: int
+    lease_seconds: float
+    json_path: Path | None
+
+    @property
+    def over_seconds(self) -> float:
+        """Seconds over which the orders come in."""
+        return max(self.orders / ORDERS_PER_SECOND, self.kills * SECONDS_PER_KILL, 1.0)
+
+
+def run(options: Options, console: Console) -> int:
+    """Run the orders, strike the kills, audit, and return the exit code: 0 when nothing is wrong.
+
+    Raises:
+        ConfigurationError: the servers cannot be started.
+        TookTooLong: the processes did not come up.
+    """
+    began = time.monotonic()
+    place = ROOT / ".saga"
+    place.mkdir(exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="demo-", dir=place))
+    outcome = _run_in(folder, options, console, began)
+    print_outcome(console, outcome)
+    if options.json_path is not None:
+        write_json(options.json_path, outcome)
+    if outcome.good:
+        shutil.rmtree(folder)
+    else:
+        console.print(f"The processes' logs, the ledgers and the client's file are in {folder}", soft_wrap=True)
+    return 0 if outcome.good else 1
+
+
+def _run_in(folder: Path, options: Options, console: Console, began: float) -> Outcome:
+    planned = plan_orders(options.orders, seed=options.seed, over_seconds=options.over_seconds)
+    journal = folder / "client.jsonl"
+    with contextlib.ExitStack() as stack:
+        servers = stack.enter_context(embedded.servers(ROOT / ".saga"))
+        schema.upgrade(servers.owner_url, SCHEMA, grant_to=servers.application_role)
+        lookout = Lookout(database_url=servers.database_url, broker_url=servers.broker_url, schema=SCHEMA, queue=QUEUE)
+        supervisor = stack.enter_context(Supervisor(folder, ROOT))
+        environment = {
+            "SAGA_DATABASE_URL": servers.database_url,
+            "CELERY_BROKER_URL": servers.broker_url,
+            "SHOP_LEASE_SECONDS": str(options.lease_seconds),
+            **_start_services(supervisor, folder, planned),
+        }
+        nodes = _start_engine(supervisor, environment)
+        flower_url = _start_flower(supervisor, environment)
+        console.print(f"Flower: {flower_url}", highlight=False)
+        mending = stack.enter_context(_mending(supervisor))
+        _wait_until_up(lookout, nodes)
+        available = [kind for kind in KillKind if kind is not KillKind.DATABASE or servers.postgres is not None]
+        kinds = plan_kills(options.kills, seed=options.seed, available=available)
+        supervisor.start(SHOPFRONT, _shopfront_command(options, journal), environment, kept=False)
+        chaos = Chaos(
+            kinds,
+            lookout=lookout,
+            supervisor=supervisor,
+            workers=nodes,
+            coordinators=COORDINATORS,
+            database=servers.postgres,
+            announce_sale=lambda customers: supervisor.tell(SHOPFRONT, f"sale {customers}"),
+            over_seconds=options.over_seconds,
+            seed=options.seed,
+        )
+        stack.callback(chaos.stop)
+        chaos.start()
+        complaints = []
+        with Board(console, flower_url=flower_url) as board:
+            if not _watch(board, journal, lookout, supervisor, chaos, options):
+                complaints.append(f"not everything had come to rest {END_SECONDS:g} s after the last order and kill")
+        chaos.stop()
+        opinions = lookout.opinions()
+        mending.set()
+        # What a worker still has in hand ends now, so that an effect after this moment cannot be missed.
+        supervisor.stop(*WORKERS)
+        unexpected = supervisor.unexpected_ends()
+        supervisor.stop_all()
+    if chaos.error is not None:
+        complaints.append(f"the kills ended early: {chaos.error!r}")
+    if len(chaos.counted) < options.kills:
+        complaints.append(f"only {len(chaos.counted)} of {options.kills} kills met work in flight")
+    entries = read_journal(journal)
+    accepted = accepted_orders(entries)
+    if len(accepted) < options.orders:
+        complaints.append(f"only {len(accepted)} of {options.orders} orders were accepted")
+    evidence = Evidence(
+        accepted=accepted,
+        ledgers=read_ledgers(folder),
+        opinions=opinions,
+        planted=frozenset(order.order.id for order in planned if order.stalls),
+        asked=frozenset(entry["order"] for entry in entries),
+    )
+    return Outcome(
+        verdict=judge(evidence),
+        kills=chaos.kills,
+        seed=options.seed,
+        lease_seconds=options.lease_seconds,
+        wall_seconds=time.monotonic() - began,
+        unexpected_ends=unexpected,
+        complaints=complaints,
+    )
+
+
+def _start_services(supervisor: Supervisor, folder: Path, planned: list[PlannedOrder]) -> dict[str, str]:
+    scripts = folder / "scripts.json"
+    write_scripts(scripts, scripts_of(planned))
+    module = [sys.executable, "-m", "demo_shop.services"]
+    for name in SERVICES:
+        ledger = ledger_path(folder, name)
+        supervisor.start(name, [*module, name, "--ledger", str(ledger), "--scripts", str(scripts)], {}, kept=False)
+    addresses = {}
+    for name, kind in SERVICES.items():
+        log = supervisor.children[name].log
+        said = wait_for(lambda: log.read_text().split(), what=f"the {name} service", seconds=START_SECONDS)  # noqa: B023
+        addresses[kind.variable] = said[0]
+    return addresses
+
+
+def _start_engine(supervisor: Supervisor, environment: Mapping[str, str]) -> dict[str, str]:
+    celery = [sys.executable, "-m", "celery"]
+    for name in COORDINATORS:
+        supervisor.start(name, [*celery, "-A", "demo_shop.app", "saga", "coordinator"], environment)
+    nodes = {name: f"{name}@{socket.gethostname()}" for name in WORKERS}
+    for name, node in nodes.items():
+        options = ["--concurrency", "2", "--hostname", node, "--loglevel", "WARNING", "--without-mingle"]
+        supervisor.start(name, [*celery, "-A", "tasks", "worker", *options], environment)
+    return nodes
+
+
+def _start_flower(supervisor: Supervisor, environment: Mapping[str, str]) -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "celery", "-A", "tasks", "flower", "--address=127.0.0.1", f"--port={port}"]
+    supervisor.start("flower", command, environment)
+    return f"http://127.0.0.1:{port}"
+
+
+def _shopfront_command(options: Options, journal: Path) -> list[str]:
+    return [
+        sys.executable,
+        "-m",
+        "demo_shop.shopfront",
+        "--orders",
+        str(options.orders),
+        "--seed",
+        str(options.seed),
+        "--over",
+        str(options.over_seconds),
+        "--journal",
+        str(journal),
+    ]
+
+
+def _wait_until_up(lookout: Lookout, nodes: Mapping[str, str]) -> None:
+    wait_for(
+        lambda: len(lookout.coordinators()) == len(COORDINATORS) and not lookout.unowned_shards(),
+        what="the coordinators to share the shards (see coordinator-1.log and coordinator-2.log)",
+        seconds=START_SECONDS,
+    )
+    wait_for(
+        lambda: len(lookout.running_on(nodes.values())) == len(nodes),
+        what="the worker nodes to answer (see worker-1.log and worker-2.log)",
+        seconds=START_SECONDS,
+    )
+
+
+@contextlib.contextmanager
+def _mending(supervisor: Supervisor) -> Iterator[threading.Event]:
+    stop = threading.Event()
+
+    def mend() -> None:
+        while not stop.wait(0.1):
+            supervisor.mend()
+
+    thread = threading.Thread(target=mend, name="supervisor", daemon=True)
+    thread.start()
+    try:
+        yield stop
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _watch(
+    board: Board, journal: Path, lookout: Lookout, supervisor: Supervisor, chaos: Chaos, options: Options
+) -> bool:
+    """Show how things stand until all has come to rest; say whether it did in time."""
+    deadline: float | None = None
+    while deadline is None or time.monotonic() < deadline:
+        entries = read_journal(journal)
+        accepted = accepted_orders(entries)
+        try:
+            statuses, open_work = lookout.statuses(), lookout.open_work()
+            queued = lookout.queue_length()
+        except UNREACHABLE:
+            statuses, open_work, queued = None, 1, None
+        board.show(
+            Snapshot(
+                asked=len({entry["order"] for entry in entries}),
+                accepted=len(accepted),
+                orders=options.orders,
+                statuses=statuses,
+                queued=queued,
+                kills=tuple(chaos.kills),
+                kills_planned=options.kills,
+            )
+        )
+        if chaos.done and not supervisor.children[SHOPFRONT].lives:
+            deadline = deadline or time.monotonic() + END_SECONDS
+            if statuses is not None and not open_work and not statuses["running"] + statuses["compensating"]:
+                return len(accepted) <= statuses.total()
+        time.sleep(0.25)
+    return False

@@ -1,0 +1,149 @@
+"""The events of a run's log, and tokens. An event is what was decided or what arrived; it knows nothing of storage."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from uuid import UUID
+
+
+class Direction(StrEnum):
+    """Which function of a step a token is for."""
+
+    ACTION = "action"
+    COMPENSATION = "compensation"
+    PROBE = "probe"
+
+
+class EventKind(StrEnum):
+    """What an event says. The first group arrives from outside (and is the inbox's kind too), the second is decided."""
+
+    # Arrivals: each is one row of the inbox, or a timer that fell due.
+    RUN_STARTED = "RunStarted"
+    STEP_SUCCEEDED = "StepSucceeded"
+    STEP_FAILED = "StepFailed"  # Abort: the author asserts that nothing landed
+    STEP_ROLLED_BACK = "StepRolledBack"  # a transactional step raised: nothing landed, retry by policy
+    STEP_POSTPONED = "StepPostponed"  # RetryLater
+    STEP_UNKNOWN = "StepUnknown"  # any other exception, a time limit, an interrupted commit
+    STEP_LOST = "StepLost"  # the claim's lease ran out
+    STEP_NEVER_STARTED = "StepNeverStarted"  # fenced before any worker claimed it
+    STEP_NOT_RUN = "StepNotRun"  # the worker's code could not decode the input
+    STEP_REFUSED = "StepRefused"  # landed, but its result cannot be stored
+    OUTCOME_LATE = "OutcomeLate"  # a fenced worker tells what it knows
+    TIMER_FIRED = "TimerFired"
+    CANCEL_REQUESTED = "CancelRequested"
+    TERMINATE_REQUESTED = "TerminateRequested"
+    RETRY_REQUESTED = "RetryRequested"  # an operator, or a coordinator with another build
+    RESOLVED = "Resolved"  # an operator's evidence stands for an outcome
+
+    # Asked for by the saga function: replay compares these with what the code asks for now.
+    ACTION_SCHEDULED = "ActionScheduled"
+    PIVOT_PASSED = "PivotPassed"
+    STEP_DISCARDED = "StepDiscarded"  # a loser of `first`: fenced, or undone when it ends
+    RUN_COMPLETED = "RunCompleted"
+    RUN_FAILED = "RunFailed"  # Abort or StepFailed left the function
+
+    # Decided by the engine's policy.
+    ATTEMPT_SCHEDULED = "AttemptScheduled"  # another attempt of an action
+    PROBE_SCHEDULED = "ProbeScheduled"
+    COMPENSATION_SCHEDULED = "CompensationScheduled"
+    RETRY_SET = "RetrySet"  # a timer before the next attempt
+    STEP_GAVE_UP = "StepGaveUp"
+    CANCEL_REFUSED = "CancelRefused"  # after the pivot, or while already undoing
+    RUN_COMPENSATING = "RunCompensating"
+    RUN_COMPENSATED = "RunCompensated"
+    RUN_TERMINATED = "RunTerminated"
+    RUN_STALLED = "RunStalled"
+
+
+#: Kinds that come from outside the run.
+ARRIVALS = frozenset(
+    {
+        EventKind.RUN_STARTED,
+        EventKind.STEP_SUCCEEDED,
+        EventKind.STEP_FAILED,
+        EventKind.STEP_ROLLED_BACK,
+        EventKind.STEP_POSTPONED,
+        EventKind.STEP_UNKNOWN,
+        EventKind.STEP_LOST,
+        EventKind.STEP_NEVER_STARTED,
+        EventKind.STEP_NOT_RUN,
+        EventKind.STEP_REFUSED,
+        EventKind.OUTCOME_LATE,
+        EventKind.TIMER_FIRED,
+        EventKind.CANCEL_REQUESTED,
+        EventKind.TERMINATE_REQUESTED,
+        EventKind.RETRY_REQUESTED,
+        EventKind.RESOLVED,
+    }
+)
+
+#: Kinds that the saga function asks for, in its own order.
+ASKED = frozenset(
+    {
+        EventKind.ACTION_SCHEDULED,
+        EventKind.PIVOT_PASSED,
+        EventKind.STEP_DISCARDED,
+        EventKind.RUN_COMPLETED,
+        EventKind.RUN_FAILED,
+    }
+)
+
+#: Kinds after which nothing follows in a log.
+TERMINAL = frozenset({EventKind.RUN_COMPLETED, EventKind.RUN_COMPENSATED, EventKind.RUN_TERMINATED})
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One entry of a run's log.
+
+    `key` is the step's occurrence (`payments.charge_card#1`), a timer's name or a dedupe key, by kind. `payload` is JSON
+    text or None. `at` is database time, timezone-aware.
+    """
+
+    seq: int
+    kind: EventKind
+    at: datetime
+    token: UUID | None = None
+    attempt: int | None = None
+    claimant: UUID | None = None
+    key: str | None = None
+    payload: str | None = None
+
+
+def token_of(run: UUID, occurrence: str, direction: Direction) -> UUID:
+    """Derive the idempotency token of one (run, occurrence, direction): 128 bits of SHA-256, the same after any rewind."""
+    text = f"{occurrence}\x1f{direction}".encode()
+    return UUID(bytes=hashlib.sha256(run.bytes + text).digest()[:16])
+
+
+def chain_digest(previous: bytes, event: Event) -> bytes:
+    """Return the hash of an event's stored bytes chained to the one before it; 32 bytes."""
+    parts = (
+        str(event.seq),
+        event.kind.value,
+        str(event.token or ""),
+        str(event.attempt or ""),
+        str(event.claimant or ""),
+        event.key or "",
+        event.payload or "",
+        str(round(event.at.timestamp() * 1_000_000)),
+    )
+    return hashlib.sha256(previous + "\x1f".join(parts).encode()).digest()
+
+
+def start_payload(version: int, timeout_seconds: float | None, given: str) -> str:
+    """Return the payload of a start: the version that was asked for, the run's timeout, and its input (JSON text), last."""
+    return f'{{"version":{version},"timeout":{json.dumps(timeout_seconds)},"input":{given}}}'
+
+
+def split_task_name(task: str) -> tuple[str, Direction]:
+    """Return the step's name and the direction of a Celery task's name."""
+    if task.endswith(".compensate"):
+        return task.removesuffix(".compensate"), Direction.COMPENSATION
+    if task.endswith(".probe"):
+        return task.removesuffix(".probe"), Direction.PROBE
+    return task, Direction.ACTION

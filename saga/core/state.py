@@ -1,0 +1,448 @@
+"""The state of a run, folded from its log. Every event is applied here, live and in replay alike; it decides nothing."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from saga.core.effects import CancelTimer, Effect, Fence, Kill, RunTask, SetTimer
+from saga.core.events import Direction, Event, EventKind, token_of
+from saga.core.lifecycle import ENDED, Cause, StallReason, Status
+from saga.core.outcome import companion_input, found, unwrap
+from saga.core.tracks import Phase, StepState, Track, read_pinned
+
+#: Seconds that a hard limit lies above an attempt's timeout, for the soft limit to be handled in.
+GRACE_SECONDS = 5.0
+
+_SCHEDULED = {
+    EventKind.ATTEMPT_SCHEDULED,
+    EventKind.PROBE_SCHEDULED,
+    EventKind.COMPENSATION_SCHEDULED,
+}
+_OUTCOMES = {
+    EventKind.STEP_SUCCEEDED,
+    EventKind.STEP_FAILED,
+    EventKind.STEP_ROLLED_BACK,
+    EventKind.STEP_POSTPONED,
+    EventKind.STEP_UNKNOWN,
+    EventKind.STEP_LOST,
+    EventKind.STEP_NEVER_STARTED,
+    EventKind.STEP_NOT_RUN,
+    EventKind.STEP_REFUSED,
+}
+
+
+class State:
+    """A run as its log tells it. `effects` collects what the events ask of the world; a replay throws them away."""
+
+    def __init__(self, run: UUID) -> None:
+        self.run = run
+        self.seq = 0
+        self.at: datetime | None = None
+        self.version = 0
+        self.input: str = "null"
+        self.timeout_seconds: float | None = None
+        self.steps: dict[str, StepState] = {}
+        self.tokens: dict[UUID, tuple[StepState, Track]] = {}
+        self.dirty: dict[str, StepState] = {}  #: steps touched since policy last looked; ordered
+        self.unfinished: dict[str, StepState] = {}
+        self.stuck: dict[UUID, StallReason] = {}
+        self.timers: set[str] = set()
+        self.claimants: set[UUID] = set()
+        self.effects: list[Effect] = []
+        self.pivoted = False
+        self.undoing = False
+        self.cause: Cause | None = None
+        self.suspended: StallReason | None = None
+        self.ended: Status | None = None
+        self.cancel_asked: Cause | None = None
+        self.terminate_asked = False
+        self.failure: str | None = None  #: JSON text
+        self.result: str | None = None  #: JSON text
+
+    @property
+    def status(self) -> Status:
+        """The status that the run's row shows."""
+        if self.ended is not None:
+            return self.ended
+        if self.suspended is not None or self.stuck:
+            return Status.STALLED
+        return Status.COMPENSATING if self.undoing else Status.RUNNING
+
+    @property
+    def stall_reason(self) -> StallReason | None:
+        """Why the run is stalled, if it is."""
+        if self.ended is not None:
+            return None
+        return self.suspended or next(iter(self.stuck.values()), None)
+
+    # -- folding ---------------------------------------------------------------------------------------------------
+
+    def apply(self, event: Event) -> None:
+        """Take one event into account."""
+        self.seq = event.seq
+        self.at = event.at
+        kind = event.kind
+        if kind in _OUTCOMES:
+            self._outcome(event)
+        elif kind is EventKind.ACTION_SCHEDULED:
+            self._action_scheduled(event)
+        elif kind in _SCHEDULED:
+            self._scheduled(event)
+        else:
+            getattr(self, _HANDLERS[kind])(event)
+
+    def _touch(self, step: StepState) -> None:
+        self.dirty[step.occurrence] = step
+        if step.finished:
+            self.unfinished.pop(step.occurrence, None)
+        else:
+            self.unfinished[step.occurrence] = step
+
+    def _set_timer(self, name: str, due_at: datetime) -> None:
+        self.timers.add(name)
+        self.effects.append(SetTimer(name, due_at))
+
+    def drop_timer(self, name: str) -> None:
+        """Cancel a timer if it is set."""
+        if name in self.timers:
+            self.timers.discard(name)
+            self.effects.append(CancelTimer(name))
+
+    def fence(self, step: StepState) -> None:
+        """Ask that what no worker has claimed of an action or probe be taken back, and stop waiting to retry it."""
+        for track in (step.action, step.probe):
+            if track is not None and track.phase is Phase.IN_FLIGHT:
+                self.effects.append(Fence(track.token))
+            elif track is not None and track.phase in (Phase.WAITING, Phase.READY):
+                self.drop_timer(timer_name(track, step))
+                track.phase = Phase.DUE
+
+    def _run_started(self, event: Event) -> None:
+        value = json.loads(event.payload or "{}")
+        self.version = value["version"]
+        self.timeout_seconds = value.get("timeout")
+        self.input = json_after(event.payload or "", "input")
+        if self.timeout_seconds is not None:
+            self._set_timer("timeout", event.at + timedelta(seconds=self.timeout_seconds))
+
+    def _action_scheduled(self, event: Event) -> None:
+        assert event.key is not None and event.payload is not None and event.token is not None
+        pinned, _, given = event.payload.partition(',"input":')
+        policy, undo_policy, has_probe, task = read_pinned(pinned[len('{"step":') :])
+        tokens = {d: token_of(self.run, event.key, d) for d in (Direction.PROBE, Direction.COMPENSATION)}
+        action = Track(event.token, Direction.ACTION, policy, task)
+        probe = Track(tokens[Direction.PROBE], Direction.PROBE, policy, f"{task}.probe") if has_probe else None
+        undo = (
+            Track(tokens[Direction.COMPENSATION], Direction.COMPENSATION, undo_policy, f"{task}.compensate")
+            if undo_policy
+            else None
+        )
+        step = StepState(event.key, given[:-1], event.seq, action, probe, undo)
+        self.steps[event.key] = step
+        for track in step.tracks:
+            self.tokens[track.token] = (step, track)
+        self._dispatch(step, action, event)
+        if policy.deadline_seconds is not None:
+            self._set_timer(f"deadline:{event.key}", event.at + timedelta(seconds=policy.deadline_seconds))
+        self._touch(step)
+
+    def _scheduled(self, event: Event) -> None:
+        assert event.token is not None
+        step, track = self.tokens[event.token]
+        self._dispatch(step, track, event)
+        self._touch(step)
+
+    def _moved(self, step: StepState, track: Track) -> None:
+        """Note that policy chose this track: the other of action and probe has nothing left to decide."""
+        if track.direction is Direction.COMPENSATION:
+            return
+        for other in (step.action, step.probe):
+            if other is not None and other is not track and other.phase in (Phase.DUE, Phase.READY):
+                other.phase = Phase.IDLE
+
+    def _dispatch(self, step: StepState, track: Track, event: Event) -> None:
+        self._moved(step, track)
+        track.attempt = event.attempt or 1
+        track.phase = Phase.IN_FLIGHT
+        if track.began_at is None:
+            track.began_at = event.at
+        given = step.input
+        if track.direction is Direction.COMPENSATION:
+            given = companion_input(step.action.token, step.input, step.result)
+            step.undo_again = False
+        elif track.direction is Direction.PROBE:
+            given = companion_input(step.action.token, step.input, None)
+        timeout = track.policy.timeout_seconds
+        limit = None if timeout is None else timeout + GRACE_SECONDS
+        self.effects.append(RunTask(track.token, track.attempt, track.task, given, limit))
+
+    def _outcome(self, event: Event) -> None:
+        if event.claimant is not None:
+            self.claimants.add(event.claimant)
+        known = self.tokens.get(event.token) if event.token else None
+        if known is None or known[1].phase is not Phase.IN_FLIGHT or known[1].attempt != event.attempt:
+            return
+        step, track = known
+        kind = event.kind
+        track.ended = kind
+        track.phase = Phase.DUE
+        if kind in (EventKind.STEP_FAILED, EventKind.STEP_ROLLED_BACK, EventKind.STEP_UNKNOWN, EventKind.STEP_REFUSED):
+            track.used += 1
+            step.failure = unwrap(event.payload) or step.failure
+        elif kind is EventKind.STEP_LOST:
+            track.lost += 1
+        elif kind is EventKind.STEP_NOT_RUN:
+            track.not_run += 1
+            step.failure = unwrap(event.payload) or step.failure
+        elif kind is EventKind.STEP_POSTPONED:
+            track.postponed_seconds = float(json.loads(unwrap(event.payload) or "1"))
+        elif kind is EventKind.STEP_SUCCEEDED:
+            self._succeeded(step, track, event)
+        if track.direction is Direction.ACTION and kind in (
+            EventKind.STEP_UNKNOWN,
+            EventKind.STEP_LOST,
+            EventKind.STEP_REFUSED,
+        ):
+            step.unknown = True
+        if step.succeeded and track.direction is not Direction.COMPENSATION:
+            track.phase = Phase.DONE
+        self._touch(step)
+
+    def _succeeded(self, step: StepState, track: Track, event: Event) -> None:
+        value = unwrap(event.payload)
+        match track.direction:
+            case Direction.ACTION:
+                self._landed(step, value or "null", event.seq)
+            case Direction.PROBE:
+                result = found(value)
+                if result is not None:
+                    self._landed(step, result, event.seq)
+            case Direction.COMPENSATION:
+                if step.undo_again:
+                    track.phase = Phase.READY
+                else:
+                    track.phase = Phase.DONE
+                    self._undone(step, event.seq)
+
+    def _landed(self, step: StepState, result: str, seq: int) -> None:
+        if step.gave_up:  # its retries were over when this came to light: it counts for the undo only
+            step.result = result
+            step.unknown = True
+            return
+        step.succeeded = True
+        step.result = result
+        step.ended_seq = step.ended_seq or seq
+        step.settled_seq = step.settled_seq or seq
+        for track in (step.action, step.probe):
+            if track is not None and track.phase is not Phase.IN_FLIGHT:
+                self.drop_timer(timer_name(track, step))
+                self._unstick(track)
+                track.phase = Phase.DONE
+        self.drop_timer(f"deadline:{step.occurrence}")
+
+    def _undone(self, step: StepState, seq: int) -> None:
+        step.undone = True
+        if step.settled_seq is None:
+            step.settled_seq = seq
+
+    def _unstick(self, track: Track) -> None:
+        self.stuck.pop(track.token, None)
+
+    def _step_gave_up(self, event: Event) -> None:
+        assert event.token is not None
+        step, _ = self.tokens[event.token]
+        step.gave_up = True
+        step.ended_seq = step.ended_seq or event.seq
+        for track in (step.action, step.probe):
+            if track is not None:
+                self._unstick(track)
+                track.phase = Phase.DONE
+        if not step.may_stand:
+            step.settled_seq = event.seq
+        self.drop_timer(f"deadline:{step.occurrence}")
+        self._touch(step)
+
+    def _late(self, event: Event) -> None:
+        if event.claimant is not None:
+            self.claimants.add(event.claimant)
+        known = self.tokens.get(event.token) if event.token else None
+        told: dict[str, Any] = json.loads(event.payload or "{}")
+        if known is None or told.get("kind") != EventKind.STEP_SUCCEEDED:
+            return
+        step, track = known
+        if track.direction is not Direction.ACTION or step.succeeded:
+            return
+        value = json_after(event.payload or "", "payload")
+        result = unwrap(value) or "null"
+        if not step.gave_up:
+            self._landed(step, result, event.seq)
+            self.fence(step)
+        else:
+            step.result = result
+            step.unknown = True
+            if step.undo is not None and step.undo.phase is Phase.IN_FLIGHT:
+                step.undo_again = True
+            elif step.undo is not None and step.undone:
+                step.undone = False
+                step.undo.phase = Phase.READY
+        self._touch(step)
+
+    def _retry_set(self, event: Event) -> None:
+        assert event.token is not None and event.payload is not None
+        step, track = self.tokens[event.token]
+        self._moved(step, track)
+        track.phase = Phase.WAITING
+        delay = float(json.loads(event.payload)["after_seconds"])
+        self._set_timer(timer_name(track, step), event.at + timedelta(seconds=delay))
+        self._touch(step)
+
+    def _timer_fired(self, event: Event) -> None:
+        assert event.key is not None
+        self.timers.discard(event.key)
+        what, _, occurrence = event.key.partition(":")
+        if what == "timeout":
+            self.cancel_asked = self.cancel_asked or Cause.TIMED_OUT
+            return
+        step = self.steps[occurrence]
+        if what == "deadline":
+            if not step.succeeded and not step.gave_up:
+                self.fence(step)
+        else:
+            track = next(track for track in step.tracks if track.direction == what)
+            if track.phase is Phase.WAITING:
+                track.phase = Phase.READY
+        self._touch(step)
+
+    def _pivot_passed(self, event: Event) -> None:
+        self.pivoted = True
+
+    def _step_discarded(self, event: Event) -> None:
+        assert event.key is not None
+        step = self.steps[event.key]
+        step.discarded = True
+        self.fence(step)
+        self._touch(step)
+
+    def _run_completed(self, event: Event) -> None:
+        self.result = event.payload
+        self._end(Status.COMPLETED)
+
+    def _run_failed(self, event: Event) -> None:
+        self.failure = event.payload
+
+    def _run_compensating(self, event: Event) -> None:
+        value = json.loads(event.payload or "{}")
+        self.undoing = True
+        self.suspended = None
+        self.cause = Cause(value["cause"])
+        for step in self.steps.values():
+            for track in (step.action, step.probe):
+                if track is not None and track.phase is Phase.STUCK:
+                    self._unstick(track)
+                    track.phase = Phase.DUE
+            self.fence(step)
+            self.dirty[step.occurrence] = step
+
+    def _run_compensated(self, event: Event) -> None:
+        self._end(Status.COMPENSATED)
+
+    def _run_terminated(self, event: Event) -> None:
+        for step in self.steps.values():
+            for track in step.tracks:
+                if track.phase is Phase.IN_FLIGHT:
+                    self.effects.append(Kill(track.token))
+        self._end(Status.TERMINATED)
+
+    def _end(self, status: Status) -> None:
+        self.ended = status
+        self.suspended = None
+        for name in sorted(self.timers):
+            self.drop_timer(name)
+
+    def _run_stalled(self, event: Event) -> None:
+        reason = StallReason(json.loads(event.payload or "{}")["reason"])
+        if event.token is None:
+            self.suspended = reason
+            return
+        step, track = self.tokens[event.token]
+        self._moved(step, track)
+        track.phase = Phase.STUCK
+        self.stuck[track.token] = reason
+        self._touch(step)
+
+    def _cancel_requested(self, event: Event) -> None:
+        self.cancel_asked = Cause.CANCELLED
+
+    def _cancel_refused(self, event: Event) -> None:
+        self.cancel_asked = None
+
+    def _terminate_requested(self, event: Event) -> None:
+        self.terminate_asked = True
+
+    def _retry_requested(self, event: Event) -> None:
+        self.suspended = None
+        for token in list(self.stuck):
+            step, track = self.tokens[token]
+            if event.key is None or event.key == step.occurrence:
+                self._unstick(track)
+                track.renew()
+                if track.direction is Direction.ACTION and step.unknown:
+                    track.ended = EventKind.STEP_LOST  # look for a trace before it is asked again
+                    track.phase = Phase.DUE
+                else:
+                    track.phase = Phase.READY
+                self._touch(step)
+
+    def _resolved(self, event: Event) -> None:
+        for token in list(self.stuck):
+            step, track = self.tokens[token]
+            if event.key != step.occurrence:
+                continue
+            self._unstick(track)
+            track.phase = Phase.DONE
+            if track.direction is Direction.COMPENSATION:
+                self._undone(step, event.seq)
+            else:
+                self._landed(step, json_after(event.payload or "", "result") or "null", event.seq)
+            self._touch(step)
+
+
+_HANDLERS: dict[EventKind, str] = {
+    EventKind.RUN_STARTED: "_run_started",
+    EventKind.OUTCOME_LATE: "_late",
+    EventKind.TIMER_FIRED: "_timer_fired",
+    EventKind.CANCEL_REQUESTED: "_cancel_requested",
+    EventKind.CANCEL_REFUSED: "_cancel_refused",
+    EventKind.TERMINATE_REQUESTED: "_terminate_requested",
+    EventKind.RETRY_REQUESTED: "_retry_requested",
+    EventKind.RESOLVED: "_resolved",
+    EventKind.PIVOT_PASSED: "_pivot_passed",
+    EventKind.STEP_DISCARDED: "_step_discarded",
+    EventKind.RUN_COMPLETED: "_run_completed",
+    EventKind.RUN_FAILED: "_run_failed",
+    EventKind.RETRY_SET: "_retry_set",
+    EventKind.STEP_GAVE_UP: "_step_gave_up",
+    EventKind.RUN_COMPENSATING: "_run_compensating",
+    EventKind.RUN_COMPENSATED: "_run_compensated",
+    EventKind.RUN_TERMINATED: "_run_terminated",
+    EventKind.RUN_STALLED: "_run_stalled",
+}
+
+
+def timer_name(track: Track, step: StepState) -> str:
+    """Return the name of the timer before a track's next attempt."""
+    return f"{track.direction}:{step.occurrence}"
+
+
+def json_after(text: str, field: str) -> str:
+    """Return the JSON text of an object's last field, byte for byte as it was written; empty where it is missing."""
+    start = text.find(f'"{field}":')
+    return text[start + len(field) + 3 : -1] if start >= 0 else ""
+
+
+def all_ended(status: Status) -> bool:
+    """Say whether a status is one that a run never leaves."""
+    return status in ENDED

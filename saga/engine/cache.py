@@ -1,0 +1,85 @@
+"""The runs that a coordinator keeps in memory, least recently used first out. It decides nothing about them."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from saga.core.execution import Execution
+
+log = logging.getLogger("saga.coordinator")
+
+
+@dataclass(slots=True)
+class CachedRun:
+    """A run in memory, as of `head`; with what its row says and never changes."""
+
+    execution: Execution
+    saga: str
+    key: str
+    shard: int
+    version: int
+    head: int
+    digest: bytes
+    started_at: datetime
+    stall: str | None = None  #: JSON text of the last stall
+
+
+class Cache:
+    """Suspended runs by id. What is taken out has its saga function thrown out of memory."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._runs: OrderedDict[UUID, CachedRun] = OrderedDict()
+        self._survivors: list[Execution] = []
+
+    def __len__(self) -> int:
+        return len(self._runs)
+
+    def __iter__(self) -> Iterator[UUID]:
+        return iter(self._runs)
+
+    def get(self, run: UUID, head: int) -> CachedRun | None:
+        """Return a run as of this head; one that stands elsewhere is evicted."""
+        cached = self._runs.get(run)
+        if cached is None:
+            return None
+        if cached.head != head:
+            self.evict([run])
+            return None
+        self._runs.move_to_end(run)
+        return cached
+
+    def put(self, run: UUID, cached: CachedRun) -> None:
+        """Keep a run; the least recently used makes room."""
+        self._runs[run] = cached
+        self._runs.move_to_end(run)
+        while len(self._runs) > self._most:
+            self.evict([next(iter(self._runs))])
+
+    def evict(self, runs: Iterable[UUID]) -> None:
+        """Drop runs from memory; their logs bring them back."""
+        for run in list(runs):
+            cached = self._runs.pop(run, None)
+            if cached is not None:
+                self.let_go(cached.execution)
+
+    def evict_shards(self, shards: frozenset[int]) -> None:
+        """Drop every run of these shards."""
+        self.evict([run for run, cached in self._runs.items() if cached.shard in shards])
+
+    def clear(self) -> None:
+        """Drop everything."""
+        self.evict(list(self._runs))
+
+    def let_go(self, execution: Execution) -> None:
+        """Throw a saga function out of memory; one that survives is kept referenced, or it would be thrown at again."""
+        if not execution.drop():
+            log.error(
+                "the saga function of run %s survived its eviction: it must not catch BaseException", execution.key
+            )
+            self._survivors.append(execution)

@@ -1,0 +1,302 @@
+"""What an application calls: start a run, and ask or tell it something through its handle. One INSERT each, no broker.
+
+It never writes a run itself: the shard's coordinator does. Reading first is courtesy, and locks nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from uuid import UUID
+
+from saga.core import inside
+from saga.core.address import check_key, new_run_id, shard_of
+from saga.core.context import Context
+from saga.core.definition import SagaDefinition
+from saga.core.errors import (
+    ConfigurationError,
+    DefinitionError,
+    ResultTimeout,
+    RunEnded,
+    RunExists,
+    RunFailed,
+    RunStalled,
+    UnknownRun,
+    ValueRefused,
+)
+from saga.core.events import Event, EventKind, start_payload
+from saga.core.lifecycle import ENDED, Status
+from saga.engine.installation import Installation, current_installation
+from saga.engine.records import SHARDS
+
+if TYPE_CHECKING:
+    from saga.engine.store.reading import FoundRun
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+#: Seconds between two looks at a run that is waited for: the first, and the longest.
+POLL_SECONDS = (0.01, 0.25)
+
+
+class Saga(SagaDefinition, Generic[In, Out]):
+    """A declared saga: start it, or get the handle of a run of it."""
+
+    function: Callable[[Context, In], Out]
+
+    def start(self, given: In, /, *, id: str, session: Any = None, connection: Any = None) -> Handle[Out]:  # noqa: A002
+        """Start a run under a business key, for ever unique for this saga; starting it again returns the same run.
+
+        With `session=` (SQLAlchemy) or `connection=` (SQLAlchemy, psycopg, any DBAPI, Django's) the start joins the caller's
+        transaction: there is a run if and only if that commits. Alone it is one INSERT.
+
+        Raises:
+            ValueRefused: the input or the key cannot be stored; nothing was sent.
+            RunExists: the key was started with another input.
+            ConfigurationError: no database is set or reachable.
+            DefinitionError: called inside a saga function.
+        """
+        if inside.saga_function():
+            raise DefinitionError(
+                f"{self.name}.start(…) inside a saga function: only steps may do I/O; start it in a step"
+            )
+        installation = current_installation()
+        text = installation.codec.encode_saga_input(self, given)
+        return cast("Handle[Out]", start_run(installation, self, check_key(id), text, session or connection))
+
+    def handle(self, id: str, /) -> Handle[Out]:  # noqa: A002
+        """Return the handle of a run by its key, whether or not it exists yet."""
+        return Handle(current_installation(), self.name, check_key(id), definition=self)
+
+
+def start_run(installation: Installation, saga: SagaDefinition, key: str, text: str, target: Any = None) -> Handle[Any]:
+    """Send a start whose input is JSON text already. Raises as `Saga.start` does."""
+    digest = hashlib.sha256(text.encode()).digest()
+    handle: Handle[Any] = Handle(
+        installation, saga.name, key, definition=saga, input_digest=digest, proposed=new_run_id()
+    )
+    if target is None:
+        found = handle._find()
+        if found is not None:
+            handle._check_input(found)
+            return handle
+    payload = start_payload(saga.version, saga.timeout_seconds, text)
+    handle._send(EventKind.RUN_STARTED, payload=payload, run=handle._proposed, lane=1, target=target)
+    return handle
+
+
+class Handle(Generic[Out]):
+    """One run, by its address `saga/key`. It holds no connection and may be kept."""
+
+    def __init__(
+        self,
+        installation: Installation,
+        saga: str,
+        key: str,
+        *,
+        definition: SagaDefinition | None = None,
+        input_digest: bytes | None = None,
+        proposed: UUID | None = None,
+    ) -> None:
+        self.saga = saga
+        self.key = key
+        self._installation = installation
+        self._definition = definition
+        self._input_digest = input_digest
+        self._proposed = proposed
+
+    def __repr__(self) -> str:
+        return f"<run {self.address}>"
+
+    @property
+    def address(self) -> str:
+        """`checkout/order-7`."""
+        return f"{self.saga}/{self.key}"
+
+    @property
+    def created(self) -> bool:
+        """Whether this handle's start made the run; False when the key had been started before.
+
+        Raises:
+            UnknownRun: the start is not committed, or no coordinator has taken it yet.
+            RunExists: the key was started with another input.
+        """
+        found = self._need()
+        self._check_input(found)
+        return found.row.id == self._proposed
+
+    def status(self) -> Status:
+        """Return where the run stands.
+
+        Raises:
+            UnknownRun: there is no such run, or no coordinator has taken its start yet.
+        """
+        return Status(self._need().row.status)
+
+    def history(self) -> list[Event]:
+        """Return the run's log, in order.
+
+        Raises:
+            UnknownRun: there is no such run, or no coordinator has taken its start yet.
+        """
+        found = self._need()
+        with self._installation.database.connection() as connection:
+            return [event for event, _ in self._installation.reading.events(connection, found.row.id)]
+
+    def result(self, timeout: float = 30.0) -> Out:
+        """Wait for the run's end, up to `timeout` seconds, and return its result.
+
+        Raises:
+            ResultTimeout: it has not ended in that time; the message says what is known, such as "not committed yet".
+            RunFailed: it ended compensated or terminated.
+            RunStalled: it stands in front of an operator.
+            RunExists: the key was started with another input.
+            DecodeFailed: its result does not fit this code.
+        """
+        give_up_at = time.monotonic() + timeout
+        pause = POLL_SECONDS[0]
+        while True:
+            found = self._find()
+            if found is not None:
+                self._check_input(found)
+                if found.row.status in ENDED or found.row.status == Status.STALLED:
+                    return self._outcome(found)
+            remaining = give_up_at - time.monotonic()
+            if remaining <= 0:
+                raise ResultTimeout(self._why_not(found, timeout))
+            time.sleep(min(pause, remaining))
+            pause = min(pause * 1.5, POLL_SECONDS[1])
+
+    def cancel(self, *, session: Any = None, connection: Any = None) -> None:
+        """Ask for the run to be undone; past its pivot it is refused, and the log says so.
+
+        Raises:
+            UnknownRun: there is no such run.
+            RunEnded: it has ended.
+        """
+        self._tell(EventKind.CANCEL_REQUESTED, target=session or connection)
+
+    def terminate(self) -> None:
+        """End the run where it stands. Nothing is undone: what its steps did stays.
+
+        Raises:
+            UnknownRun: there is no such run.
+            RunEnded: it has ended.
+        """
+        self._tell(EventKind.TERMINATE_REQUESTED)
+
+    def retry(self, step: str | None = None) -> None:
+        """Let a stalled run go on: its stuck steps (or the one of this occurrence) get their attempts again.
+
+        Raises:
+            UnknownRun: there is no such run.
+            ValueRefused: it is not stalled.
+        """
+        self._need_stalled()
+        self._tell(EventKind.RETRY_REQUESTED, step=step)
+
+    def resolve(self, step: str, *, evidence: str, result: str | None = None) -> None:
+        """Settle a stuck step by an operator's evidence: its compensation as undone, its action as done with `result` (JSON text).
+
+        Raises:
+            UnknownRun: there is no such run.
+            ValueRefused: the run is not stalled, the evidence is empty, or the result is not JSON.
+        """
+        self._need_stalled()
+        if not evidence.strip():
+            raise ValueRefused("resolve needs evidence: say who looked where and saw what")
+        try:
+            text = json.dumps(json.loads(result)) if result is not None else "null"
+        except ValueError as error:
+            raise ValueRefused(f"the result is not JSON: {error}") from None
+        payload = f'{{"evidence":{json.dumps(evidence)},"result":{text}}}'
+        self._tell(EventKind.RESOLVED, step=step, payload=payload)
+
+    # -- inside ----------------------------------------------------------------------------------------------------
+
+    def _find(self) -> FoundRun | None:
+        with self._installation.database.connection() as connection:
+            return self._installation.reading.find(connection, self.saga, self.key)
+
+    def _need(self) -> FoundRun:
+        found = self._find()
+        if found is None:
+            raise UnknownRun(self._why_not(None, 0))
+        return found
+
+    def _need_stalled(self) -> None:
+        status = self.status()
+        if status is not Status.STALLED:
+            raise ValueRefused(f"run {self.address} is {status}: only a stalled run can be retried or resolved")
+
+    def _check_input(self, found: FoundRun) -> None:
+        if self._input_digest is not None and found.row.input_digest != self._input_digest:
+            raise RunExists(
+                f"run {self.address} exists with another input (it is {found.row.status}): a key names one run for ever; "
+                "choose another id, or start it with the same input"
+            )
+
+    def _tell(
+        self, kind: EventKind, *, target: Any = None, step: str | None = None, payload: str | None = None
+    ) -> None:
+        if target is None:
+            found = self._find()
+            if found is not None and found.row.ended_at is not None:
+                raise RunEnded(f"run {self.address} has ended ({found.row.status}): nothing can be asked of it")
+            if found is None and not self._start_is_waiting():
+                raise UnknownRun(self._why_not(None, 0))
+        self._send(kind, payload=payload, step=step, target=target)
+
+    def _send(
+        self,
+        kind: EventKind,
+        *,
+        payload: str | None,
+        run: UUID | None = None,
+        lane: int = 0,
+        step: str | None = None,
+        target: Any = None,
+    ) -> None:
+        # Arrivals for a step name its occurrence in `dedupe`: the log keeps it as the event's key.
+        sending = self._installation.sending
+        values: dict[str, Any] = {
+            "shard": shard_of(self.saga, self.key, SHARDS),
+            "lane": lane,
+            "run": run,
+            "saga": self.saga,
+            "key": self.key,
+            "kind": kind.value,
+            "dedupe": step,
+            "payload": payload,
+        }
+        if target is not None:
+            sending.send(target, **values)
+            return
+        with self._installation.database.connection() as connection:
+            sending.send(connection, **values)
+
+    def _start_is_waiting(self) -> bool:
+        with self._installation.database.connection() as connection:
+            return bool(self._installation.reading.pending_arrivals(connection, self.saga, self.key))
+
+    def _why_not(self, found: FoundRun | None, timeout: float) -> str:
+        after = f" after {timeout:g} s" if timeout else ""
+        if found is not None:
+            return f"run {self.address} has not ended{after}: it is {found.row.status}"
+        if self._start_is_waiting():
+            return f"run {self.address} is accepted but no coordinator has taken it{after}: is one running?"
+        return f"there is no run {self.address}{after}: its start was never sent, or its transaction is not committed"
+
+    def _outcome(self, found: FoundRun) -> Out:
+        row = found.row
+        if row.status == Status.COMPLETED:
+            if self._definition is None:
+                raise ConfigurationError(f"saga {self.saga} is not defined here: its result cannot be read")
+            return cast(Out, self._installation.codec.decode_output(self._definition, found.result or "null"))
+        said = json.loads(found.failure) if found.failure else {}
+        if row.status == Status.STALLED:
+            raise RunStalled(self.address, row.status, row.reason or "", said.get("message", ""))
+        raise RunFailed(self.address, row.status, row.cause or "", said.get("message", ""))

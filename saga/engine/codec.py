@@ -1,0 +1,315 @@
+"""Values to JSON text and back, by the types that steps and sagas declare (pydantic's TypeAdapter). It does no I/O."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import types
+import typing
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic.errors import PydanticUserError
+from pydantic_core import PydanticSerializationError
+from typing_extensions import NotRequired, TypedDict, is_typeddict
+
+from saga.core.definition import AnyStep, SagaDefinition, Step, place_of
+from saga.core.errors import DecodeFailed, DefinitionError, ValueRefused
+
+#: Bytes that a step's input, a step's result, a saga's input and a saga's result may have each: 1 MiB.
+VALUE_BYTES_MAX = 1_048_576
+
+
+class Value:
+    """One declared type: `dump` and `load` JSON text. `where` names it in errors."""
+
+    def __init__(self, annotation: Any, where: str) -> None:
+        self.where = where
+        _refuse_look_alikes(annotation, where)
+        config = None if _has_own_config(annotation) else ConfigDict(ser_json_inf_nan="constants")
+        try:
+            self.adapter: TypeAdapter[Any] = TypeAdapter(annotation, config=config)
+        except PydanticUserError as error:
+            raise DefinitionError(
+                f"{where} has a type that cannot be stored ({annotation!r}): {str(error).splitlines()[0]}; "
+                "use dataclasses, pydantic models or plain JSON types"
+            ) from error
+
+    def dump(self, value: Any) -> str:
+        """Return the value as JSON text.
+
+        Raises:
+            ValueRefused: it does not fit its type, cannot be read back, or is larger than VALUE_BYTES_MAX.
+        """
+        try:
+            raw = self.adapter.dump_json(value, warnings="error")
+            if len(raw) > VALUE_BYTES_MAX:
+                raise ValueRefused(
+                    f"{self.where} is {len(raw)} bytes as JSON; the limit is {VALUE_BYTES_MAX}: store it elsewhere, pass its key"
+                )
+            self.adapter.validate_json(raw)
+        except ValidationError as error:
+            raise ValueRefused(f"{self.where} could not be read back once stored: {_problems(error)}") from None
+        except (PydanticSerializationError, UnicodeEncodeError, RecursionError) as error:
+            kind = type(value).__name__
+            raise ValueRefused(
+                f"{self.where} got a value of type {kind} that does not fit its declared type ({type(error).__name__})"
+            ) from None
+        return raw.decode()
+
+    def load(self, text: str) -> Any:
+        """Read JSON text.
+
+        Raises:
+            DecodeFailed: it does not fit the type this code declares.
+        """
+        try:
+            return self.adapter.validate_json(text)
+        except ValidationError as error:
+            raise DecodeFailed(f"{self.where} as stored does not fit this code: {_problems(error)}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class StepTypes:
+    """What a step takes and returns. `result` is None for a step that returns nothing."""
+
+    inputs: Value  #: all of them, as one JSON object by parameter name
+    signature: inspect.Signature
+    result: Value | None
+
+
+@dataclass(frozen=True, slots=True)
+class SagaTypes:
+    """What a saga takes and returns. `result` is None for a saga that returns nothing."""
+
+    input: Value
+    result: Value | None
+
+
+class JsonCodec:
+    """The codec of all definitions of an application; types are resolved at first use and kept."""
+
+    def __init__(self) -> None:
+        self._steps: dict[AnyStep, StepTypes] = {}
+        self._sagas: dict[SagaDefinition, SagaTypes] = {}
+
+    def step(self, step: AnyStep) -> StepTypes:
+        """Return the types of a step.
+
+        Raises:
+            DefinitionError: a type is missing, unresolvable or cannot be stored; or a companion does not fit its action.
+        """
+        declared = step.declared
+        known = self._steps.get(declared)
+        if known is None:
+            known = self._steps[declared] = _step_types(declared)
+        return known
+
+    def saga(self, saga: SagaDefinition) -> SagaTypes:
+        """Return the types of a saga.
+
+        Raises:
+            DefinitionError: a type is missing, unresolvable or cannot be stored, or it does not take (ctx, input).
+        """
+        known = self._sagas.get(saga)
+        if known is None:
+            known = self._sagas[saga] = _saga_types(saga)
+        return known
+
+    def encode_input(self, step: AnyStep, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+        """Return a step's arguments as one JSON object by parameter name.
+
+        Raises:
+            ValueRefused: an argument does not fit its type, or all of them are larger than VALUE_BYTES_MAX.
+        """
+        types_of = self.step(step)
+        try:
+            bound = types_of.signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise ValueRefused(f"step {step.name}{types_of.signature}: {error}") from None
+        bound.apply_defaults()
+        return types_of.inputs.dump(bound.arguments)
+
+    def decode_arguments(self, step: AnyStep, text: str) -> dict[str, Any]:
+        """Read a step's arguments, by parameter name, as `encode_input` wrote them.
+
+        Raises:
+            DecodeFailed: one is missing, superfluous, or does not fit its type.
+        """
+        arguments: dict[str, Any] = self.step(step).inputs.load(text)
+        return arguments
+
+    def encode_result(self, step: AnyStep, value: Any) -> str:
+        """Return a step's result as JSON text. Raises ValueRefused."""
+        result = self.step(step).result
+        if result is None:
+            if value is not None:
+                raise ValueRefused(f"step {step.name} is declared `-> None` and returned a {type(value).__name__}")
+            return "null"
+        if value is None:
+            raise ValueRefused(f"step {step.name} returned None, which its return type does not allow")
+        return result.dump(value)
+
+    def decode_result(self, step: AnyStep, text: str) -> Any:
+        """Read a step's result. Raises DecodeFailed."""
+        result = self.step(step).result
+        return None if result is None else result.load(text)
+
+    def encode_output(self, saga: SagaDefinition, value: Any) -> str:
+        """Return a saga's result as JSON text. Raises ValueRefused."""
+        result = self.saga(saga).result
+        if result is None:
+            return "null"
+        return result.dump(value)
+
+    def decode_output(self, saga: SagaDefinition, text: str) -> Any:
+        """Read a saga's result. Raises DecodeFailed."""
+        result = self.saga(saga).result
+        return None if result is None else result.load(text)
+
+    def encode_saga_input(self, saga: SagaDefinition, value: Any) -> str:
+        """Return a saga's input as JSON text. Raises ValueRefused."""
+        return self.saga(saga).input.dump(value)
+
+    def decode_input(self, saga: SagaDefinition, text: str) -> Any:
+        """Read a saga's input. Raises DecodeFailed."""
+        return self.saga(saga).input.load(text)
+
+
+def _hints(function: Callable[..., Any], what: str) -> dict[str, Any]:
+    try:
+        return get_type_hints(function, include_extras=True)
+    except (NameError, TypeError) as error:
+        raise DefinitionError(
+            f"{what} ({place_of(function)}): its type hints cannot be resolved: {error}; "
+            "import the types at module level, not under TYPE_CHECKING"
+        ) from error
+
+
+def _parameters(function: Callable[..., Any], what: str) -> list[inspect.Parameter]:
+    parameters = list(inspect.signature(function).parameters.values())
+    for parameter in parameters:
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.KEYWORD_ONLY):
+            raise DefinitionError(
+                f"{what} ({place_of(function)}): parameter {parameter} is not allowed; write plain named parameters, "
+                "which are stored by name"
+            )
+    return parameters
+
+
+def _step_types(step: AnyStep) -> StepTypes:
+    what = f"step {step.name}"
+    hints = _hints(step.function, what)
+    parameters = _parameters(step.function, what)
+    fields: dict[str, Any] = {}
+    for parameter in parameters:
+        if parameter.name not in hints:
+            raise DefinitionError(
+                f"{what} ({place_of(step.function)}): parameter {parameter.name!r} has no type; it is stored by its type"
+            )
+        hint = hints[parameter.name]
+        _refuse_look_alikes(hint, f"input {parameter.name!r} of {what}")
+        fields[parameter.name] = hint if parameter.default is inspect.Parameter.empty else NotRequired[hint]
+    given = TypedDict("given", fields)  # type: ignore[misc]
+    given.__pydantic_config__ = ConfigDict(ser_json_inf_nan="constants", extra="forbid")
+    inputs = Value(given, f"the input of {what}")
+    returns = hints.get("return")
+    result = None
+    if isinstance(step, Step):
+        if returns in (Any, object) or _allows_none(returns):
+            raise DefinitionError(
+                f"{what} ({place_of(step.function)}) returns {returns}: None has a meaning of its own to compensations "
+                "(nobody knows whether it landed) and probes (no trace); return a type of your own for `nothing found`"
+            )
+        result = Value(returns, f"the result of {what}")
+    extra = 1 if result is not None else 0
+    if step.compensation is not None:
+        _check_count(step.compensation, f"{what}: its compensation", len(parameters) + extra, bool(extra))
+    if step.probe_function is not None:
+        _check_count(step.probe_function, f"{what}: its probe", len(parameters), False)
+    return StepTypes(inputs, inspect.signature(step.function), result)
+
+
+def _check_count(function: Callable[..., Any], what: str, expected: int, with_result: bool) -> None:
+    parameters = _parameters(function, what)
+    if len(parameters) != expected:
+        first = "the result (or None), then " if with_result else ""
+        raise DefinitionError(
+            f"{what} {function.__name__} ({place_of(function)}) takes {len(parameters)} parameters; "
+            f"expected {expected}: {first}the inputs of the action in their order"
+        )
+
+
+def _saga_types(saga: SagaDefinition) -> SagaTypes:
+    what = f"saga {saga.name}"
+    hints = _hints(saga.function, what)
+    parameters = _parameters(saga.function, what)
+    if len(parameters) != 2:
+        raise DefinitionError(
+            f"{what} ({place_of(saga.function)}) takes {len(parameters)} parameters; expected (ctx: Context, input: YourType)"
+        )
+    given = parameters[1].name
+    if given not in hints or "return" not in hints:
+        raise DefinitionError(f"{what} ({place_of(saga.function)}): annotate its input and its return type")
+    result = None
+    if hints["return"] is not type(None):
+        result = Value(hints["return"], f"the result of {what}")
+    return SagaTypes(Value(hints[given], f"the input of {what}"), result)
+
+
+def _allows_none(annotation: Any) -> bool:
+    return any(member is type(None) for member in _members(annotation))
+
+
+def _members(annotation: Any) -> Iterator[Any]:
+    """Yield the members of a union, or the annotation itself."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        for member in get_args(annotation):
+            yield from _members(member)
+    else:
+        yield annotation
+
+
+def _has_own_config(annotation: Any) -> bool:
+    if not isinstance(annotation, type):
+        return False
+    return issubclass(annotation, BaseModel) or dataclasses.is_dataclass(annotation) or is_typeddict(annotation)
+
+
+def _fields(member: Any) -> tuple[set[str], set[str]] | None:
+    """Return (all field names, those that tell it apart by a Literal) of a class with fields, else None."""
+    if not isinstance(member, type):
+        return None
+    if issubclass(member, BaseModel):
+        names = set(member.model_fields)
+    elif dataclasses.is_dataclass(member):
+        names = {field.name for field in dataclasses.fields(member)}
+    elif is_typeddict(member):
+        names = set(member.__annotations__)
+    else:
+        return None
+    hints = get_type_hints(member)
+    return names, {name for name in names if get_origin(hints.get(name)) is typing.Literal}
+
+
+def _refuse_look_alikes(annotation: Any, where: str) -> None:
+    known = [(member, fields) for member in _members(annotation) if (fields := _fields(member)) is not None]
+    for index, (one, (names, tags)) in enumerate(known):
+        for other, (other_names, other_tags) in known[index + 1 :]:
+            if (names <= other_names or other_names <= names) and not tags & other_tags:
+                raise DefinitionError(
+                    f"{where}: {one.__name__} and {other.__name__} look alike as JSON, so one could be read back as the other; "
+                    "give each a field such as `kind: Literal[…]`"
+                )
+    for argument in get_args(annotation):
+        _refuse_look_alikes(argument, where)
+
+
+def _problems(error: ValidationError) -> str:
+    """Say what did not fit and where, without the values."""
+    return "; ".join(
+        f"{'.'.join(str(part) for part in problem['loc']) or 'value'}: {problem['msg']}"
+        for problem in error.errors(include_input=False, include_url=False, include_context=False)[:5]
+    )

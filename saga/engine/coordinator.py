@@ -1,0 +1,486 @@
+"""The process that takes turns on the runs of its shards: take, decide, commit, publish; and sleeps when nothing is there.
+
+One thread does all that; a beat, an upkeep and a publisher run beside it. What a turn decides it must not know.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import heapq
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from types import FrameType
+from uuid import UUID, uuid4
+
+import psycopg
+from celery import Celery
+
+from saga.core.errors import ConfigurationError, SagaError
+from saga.core.events import EventKind
+from saga.core.lifecycle import StallReason
+from saga.engine import schema as tables
+from saga.engine.beating import Beat
+from saga.engine.cache import Cache
+from saga.engine.crashpoints import Point, reach
+from saga.engine.installation import Installation, installation_of
+from saga.engine.messages import queue_of
+from saga.engine.publisher import Publisher
+from saga.engine.records import Taken
+from saga.engine.store.connect import Connection, connect
+from saga.engine.store.failures import BatchRefused, CommitUnknown, Fenced, StoreFailure, Superseded
+from saga.engine.store.floors import Floors
+from saga.engine.store.membership import Membership, OwnedShard
+from saga.engine.store.sending import Sending
+from saga.engine.store.sleeping import Doorbell
+from saga.engine.store.turning import Turning
+from saga.engine.turn import Log, Prepared, Turns
+from saga.engine.upkeep import Upkeep
+
+log = logging.getLogger("saga.coordinator")
+
+#: Seconds between two looks at what is mine, and the longest sleep.
+OWN_SECONDS = 1.0
+#: With so many attempts out, and fewer arrivals than LINGER_ARRIVALS, a turn waits a little for a fuller batch.
+LINGER_OUTSTANDING = 24
+LINGER_ARRIVALS = 16
+LINGER_SECONDS = 0.01
+#: A turn of at most so many arrivals leaves the bells rung for: waking up and lying down again would cost more.
+QUIET_ARRIVALS = 4
+#: Times that a run may be tried alone and its coordinator die, before the run is stalled.
+STRIKES_MAX = 2
+
+#: Stalls that another build may get going again.
+_NEW_BUILD_HELPS = (StallReason.NO_DEFINITION, StallReason.REPLAY_MISMATCH)
+
+
+class Buried(SagaError):
+    """Raised when this coordinator's lease ran out and others took over: the process must exit."""
+
+
+class Coordinator:
+    """One start of a coordinator. `run` returns after `stop`, and raises Buried when others took over."""
+
+    def __init__(self, installation: Installation) -> None:
+        app = installation.app
+        conf = app.conf
+        self.me: UUID = uuid4()
+        self._installation = installation
+        self._app = app
+        self._schema = installation.schema
+        self._lease_seconds = float(conf.saga_lease_seconds)
+        self._arrivals_max = int(conf.saga_batch_arrivals)
+        self._build = installation.definitions.build
+        self._turning = Turning(self._schema)
+        self._membership = Membership(self._schema)
+        self._sending = Sending(self._schema)
+        self._floors = Floors()
+        self._cache = Cache(int(conf.saga_cache_runs))
+        self._publisher = Publisher(app)
+        self._connection: Connection | None = None
+        self._bell: Doorbell | None = None
+        self._bell_connection: Connection | None = None
+        self._asleep = False
+        self._shards: dict[int, OwnedShard] = {}
+        self._careful: set[int] = set()
+        self._owned_at = 0.0
+        self._moved = 0
+        self._outstanding = 0
+        self._due: list[datetime] = []  #: a heap of when my timers fall due
+        self._postgres_at = datetime.now(UTC)  #: Postgres time at the last take, and when that was here
+        self._read_at = time.monotonic()
+        self._runs_max: int | None = None
+        self._stopping = threading.Event()
+        self._ring_read, self._ring_write = os.pipe()
+        os.set_blocking(self._ring_write, False)
+        os.set_blocking(self._ring_read, False)
+        self._turns = Turns(
+            installation.definitions,
+            self._cache,
+            build=self._build,
+            route=lambda task: queue_of(app, task),
+            logs=self._logs,
+            seconds=float(conf.saga_turn_seconds),
+        )
+        self._beat = Beat(
+            self._membership,
+            self.me,
+            self._lease_seconds,
+            connect=self._connect,
+            published=lambda: self._publisher.published,
+            moved=lambda: self._moved,
+        )
+        self._upkeep = Upkeep(
+            app,
+            self._schema,
+            self.me,
+            self._lease_seconds,
+            connect=self._connect,
+            owned=lambda: frozenset(self._shards),
+            publisher=self._publisher,
+            ring=self._ring,
+        )
+
+    def stop(self) -> None:
+        """Hand over: end after the turn under way. Safe in a signal handler."""
+        self._stopping.set()
+        self._ring()
+
+    def run(self) -> None:
+        """Take turns until told to stop, then hand every shard over at once.
+
+        Raises:
+            Buried: others took over; nothing of this process may be used any more.
+        """
+        self._begin()
+        try:
+            while not self._stopping.is_set():
+                self._moved += 1
+                try:
+                    self._cycle()
+                except Fenced as error:
+                    raise Buried(f"coordinator {self.me} was buried: its shards have other owners") from error
+                except (psycopg.Error, StoreFailure) as error:
+                    log.warning("lost Postgres (%s): again", type(error).__name__)
+                    self._disconnect()
+                    self._stopping.wait(0.2)
+            self._hand_over()
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+            self._publisher.stop(0)
+            self._upkeep.stop()
+            self._beat.stop()
+            self._cache.clear()
+            self._disconnect()
+            os.close(self._ring_read)
+            os.close(self._ring_write)
+
+    # -- coming and going ------------------------------------------------------------------------------------------
+
+    def _connect(self) -> Connection:
+        return connect(self._installation.database.url, application_name=f"saga:{self.me}")
+
+    def _begin(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self._membership.register(self._turn_connection(), self.me, self._build, self._lease_seconds)
+                break
+            except (psycopg.OperationalError, CommitUnknown) as error:
+                log.warning("cannot register with Postgres (%s): again", type(error).__name__)
+                self._disconnect()
+                self._stopping.wait(0.5)
+        self._publisher.start()
+        self._beat.start()
+        self._upkeep.start()
+        log.info("coordinator %s, build %s, lease %g s", self.me, self._build, self._lease_seconds)
+
+    def _hand_over(self) -> None:
+        self._upkeep.stop()
+        self._publisher.stop(self._lease_seconds / 2)
+        with suppress(psycopg.Error, StoreFailure):
+            self._membership.resign(self._turn_connection(), self.me, published=self._publisher.published)
+
+    def _turn_connection(self) -> Connection:
+        if self._connection is None or self._connection.closed:
+            self._connection = self._connect()
+        return self._connection
+
+    def _disconnect(self) -> None:
+        for connection in (self._connection, self._bell_connection):
+            if connection is not None:
+                with suppress(psycopg.Error):
+                    connection.close()
+        self._connection = self._bell_connection = self._bell = None
+        self._asleep = False
+        self._floors.forget()
+        self._owned_at = 0.0
+
+    def _ring(self) -> None:
+        with suppress(BlockingIOError, OSError):
+            os.write(self._ring_write, b".")
+
+    # -- the loop --------------------------------------------------------------------------------------------------
+
+    def _cycle(self) -> None:
+        if self._beat.lost.is_set() or self._upkeep.lost.is_set():
+            raise Fenced(f"coordinator {self.me} was buried")
+        if time.monotonic() - self._owned_at >= OWN_SECONDS:
+            self._own()
+        taken = self._take()
+        if self._careful and (taken.arrivals or taken.timers):
+            progress = self._turn_carefully(taken)
+        else:
+            self._careful.clear()
+            progress = self._turn(taken)
+        if progress and taken.more:
+            return
+        if progress and self._outstanding >= LINGER_OUTSTANDING and len(taken.arrivals) < LINGER_ARRIVALS:
+            self._awake()
+            self._stopping.wait(LINGER_SECONDS)
+            return
+        if progress and len(taken.arrivals) > QUIET_ARRIVALS:
+            self._awake()
+            return
+        self._sleep(looked=self._asleep)
+
+    def _take(self) -> Taken:
+        per_shard = max(4, 2 * self._arrivals_max // max(len(self._shards), 1))
+        taken = self._turning.take(
+            self._turn_connection(),
+            sorted(self._shards),
+            limit_per_shard=per_shard,
+            timers_limit=per_shard,
+            starts=self._publisher.has_room,
+            floors=self._floors.current(),
+        )
+        self._postgres_at, self._read_at = taken.now, time.monotonic()
+        return taken
+
+    def _turn(self, taken: Taken, *, only: UUID | None = None) -> bool:
+        """Decide and commit one batch; False when there was nothing to do."""
+        if not taken.arrivals and not taken.timers:
+            return False
+        reach(Point.TURN_TAKEN)
+        prepared = self._turns.decide(taken, only=only, runs_max=self._runs_max)
+        return self._commit(prepared, taken)
+
+    def _commit(self, prepared: Prepared, taken: Taken) -> bool:
+        batch = prepared.batch
+        if not batch.taken and not batch.timers_gone:
+            return False
+        kinds = " ".join(event.event.kind for event in batch.events)
+        reach(Point.TURN_DECIDED, kinds)
+        try:
+            task_ids = self._turning.commit(self._turn_connection(), self.me, batch).task_ids
+        except Superseded as error:
+            log.info("a batch was behind the database (%s): taken again", error)
+            self._back_out(prepared)
+            return True
+        except BatchRefused as error:
+            self._back_out(prepared)
+            self._halve(prepared, taken, error)
+            return True
+        except CommitUnknown:
+            found = self._look_after(prepared)
+            if found is None:
+                self._back_out(prepared)
+                return True
+            task_ids = found
+        except BaseException:
+            self._back_out(prepared)
+            raise
+        reach(Point.TURN_COMMITTED, kinds)
+        self._runs_max = None
+        self._floors.committed(prepared.taken)
+        self._outstanding += len(batch.tasks) - sum(1 for arrival in prepared.taken if arrival.token is not None)
+        self._outstanding = max(self._outstanding, 0)
+        for timer in batch.timers:
+            heapq.heappush(self._due, timer.due_at)
+        messages = prepared.messages(task_ids)
+        if messages:
+            self._publisher.give(messages, mark=max(task_ids.values()))
+        return True
+
+    def _back_out(self, prepared: Prepared) -> None:
+        """Forget everything that the failed batch touched: memory is ahead of the database."""
+        self._cache.evict(prepared.heads)
+        self._disconnect()
+
+    def _halve(self, prepared: Prepared, taken: Taken, error: BatchRefused) -> None:
+        """Find the run whose values cannot be stored, by halves, and stall it alone."""
+        runs = list(prepared.heads)
+        if len(runs) > 1:
+            self._runs_max = len(runs) // 2
+            return
+        self._runs_max = None
+        for run in runs:
+            log.error("run %s cannot be stored and is stalled: %s", prepared.labels[run], error)
+            self._commit(self._turns.stall(taken, run, StallReason.LIMIT_REACHED, str(error)), taken)
+
+    def _look_after(self, prepared: Prepared) -> dict[UUID, int] | None:
+        """Find out whether a commit without an answer landed (P10): its task ids, or None when nothing was written."""
+        while not self._stopping.is_set():
+            self._disconnect()
+            try:
+                connection = self._turn_connection()
+                heads = self._turning.read_heads(connection, self.me, prepared.heads)
+                landed = all(heads.get(run, 0) == after for run, (_, after) in prepared.heads.items())
+                if not prepared.heads or not landed:
+                    return None
+                return self._turning.task_ids(connection, [task.token for task in prepared.batch.tasks]).task_ids
+            except Fenced:
+                raise
+            except (psycopg.Error, StoreFailure) as error:
+                log.warning("a commit is unknown and Postgres does not answer (%s)", type(error).__name__)
+                self._moved += 1
+                self._stopping.wait(0.2)
+        return None
+
+    def _logs(self, runs: Iterable[UUID]) -> dict[UUID, Log]:
+        return self._turning.events_of(self._turn_connection(), dict.fromkeys(runs, 0))
+
+    # -- shards ----------------------------------------------------------------------------------------------------
+
+    def _own(self) -> None:
+        """Read what is mine (P15): the only truth of it. Publish again what the one before me may not have published."""
+        faulthandler.dump_traceback_later(3 * self._lease_seconds + 30, exit=True)
+        connection = self._turn_connection()
+        if self._upkeep.release and self._publisher.has_room:
+            spare = sorted(self._shards)[-self._upkeep.release :]
+            self._upkeep.release = 0
+            self._membership.release(connection, self.me, spare)
+        owned = self._membership.owned(connection, self.me)
+        changed = frozenset(owned.keys() ^ self._shards.keys())
+        came = owned.keys() - self._shards.keys()
+        self._shards = owned
+        self._owned_at = time.monotonic()
+        if changed:
+            log.info("owns %d shards", len(owned))
+            self._cache.evict_shards(changed)
+            self._floors.forget()
+            self._awake()
+        for shard in owned.values():
+            if shard.id in came and (shard.republish_from is not None or shard.suspect is not None):
+                self._careful.add(shard.id)
+            if shard.id in came and shard.republish_from is not None:
+                self._republish(connection, shard)
+        if came:
+            reach(Point.SHARDS_ACQUIRED)
+            self._retry_with_this_build(connection, sorted(came))
+
+    def _republish(self, connection: Connection, shard: OwnedShard) -> None:
+        messages = self._membership.messages_after(connection, shard.id, shard.republish_from or 0)
+
+        def published() -> None:
+            with suppress(psycopg.Error), self._connect() as own:
+                self._membership.republished(own, self.me, shard.id)
+
+        self._publisher.give(messages, then=published)
+
+    def _retry_with_this_build(self, connection: Connection, shards: list[int]) -> None:
+        """Let runs that another build could not replay try once with this one."""
+        stalled = self._turning.stalled(connection, shards, _NEW_BUILD_HELPS, other_than_build=self._build, limit=1_000)
+        for row in stalled:
+            self._sending.send(
+                connection,
+                shard=row.shard,
+                lane=0,
+                run=row.id,
+                saga=row.saga,
+                key=row.key,
+                kind=EventKind.RETRY_REQUESTED.value,
+                dedupe=None,
+                payload=None,
+            )
+
+    def _turn_carefully(self, taken: Taken) -> bool:
+        """After an unclean death take one run at a time, written down before it is tried: it may be what killed."""
+        progress = False
+        row_shards = {row.id: row.shard for row in taken.runs.values()}
+        starts = {a.run: a.shard for a in taken.arrivals if a.kind == EventKind.RUN_STARTED and a.run is not None}
+        for run, shard_id in {**starts, **row_shards}.items():
+            shard = self._shards.get(shard_id)
+            if shard is None or shard_id not in self._careful:
+                progress |= self._turn(taken, only=run)
+                continue
+            strikes = shard.strikes + 1 if shard.suspect == run else 1
+            connection = self._turn_connection()
+            if strikes > STRIKES_MAX:
+                log.error("run %s killed %d coordinators and is stalled", run, shard.strikes)
+                message = f"its coordinator died {shard.strikes} times while it was tried alone"
+                self._commit(self._turns.stall(taken, run, StallReason.SAGA_BUG, message), taken)
+                strikes, tried = 0, None
+            else:
+                tried = run
+            self._membership.set_suspect(connection, self.me, shard_id, tried, strikes)
+            if tried is not None:
+                progress |= self._turn(taken, only=run)
+        connection = self._turn_connection()
+        for shard_id in self._careful & self._shards.keys():
+            self._membership.set_suspect(connection, self.me, shard_id, None, 0)
+        if not taken.more:
+            self._careful.clear()
+        return progress
+
+    # -- sleeping --------------------------------------------------------------------------------------------------
+
+    def _sleep(self, *, looked: bool) -> None:
+        """Wait for a ring, the next look at what is mine, or a timer (P19).
+
+        While the bells are held every sender rings, so a turn that began with them held needs no second look.
+        """
+        bell = self._doorbell()
+        shards = sorted(self._shards)
+        if not self._asleep:
+            if not bell.try_sleep(shards):
+                self._stopping.wait(0.01)
+                return
+            self._asleep = True
+        if not looked:
+            return  # one look at the inbox with the bells held, then sleep
+        seconds = max(min(OWN_SECONDS, self._until_timer()), 0.0)
+        rings = bell.wait(seconds, descriptors=[self._ring_read])
+        if rings.members:
+            self._upkeep.now()
+        if rings.descriptors:
+            with suppress(BlockingIOError):
+                os.read(self._ring_read, 4096)
+            self._owned_at = 0.0
+
+    def _until_timer(self) -> float:
+        """Return the seconds to the next timer that this coordinator set itself; others are found each second."""
+        now = self._postgres_at + timedelta(seconds=time.monotonic() - self._read_at)
+        while self._due and self._due[0] <= now:
+            heapq.heappop(self._due)
+        return (self._due[0] - now).total_seconds() if self._due else OWN_SECONDS
+
+    def _awake(self) -> None:
+        if self._asleep and self._bell is not None:
+            self._bell.wake()
+            self._asleep = False
+
+    def _doorbell(self) -> Doorbell:
+        if self._bell is None:
+            self._bell_connection = self._connect()
+            self._bell = Doorbell(self._bell_connection, self._schema)
+            self._asleep = False
+        return self._bell
+
+
+def serve(app: Celery) -> None:
+    """Run a coordinator in this process until SIGTERM or SIGINT.
+
+    Raises:
+        ConfigurationError: no database or broker is set.
+        SchemaError: the tables are missing, older or newer than this code.
+        Buried: its lease ran out and others took over: start a new process.
+    """
+    app.finalize()
+    installation = installation_of(app)
+    check_ready(installation)
+    coordinator = Coordinator(installation)
+
+    def end(number: int, frame: FrameType | None) -> None:
+        coordinator.stop()
+
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, end)
+    coordinator.run()
+
+
+def check_ready(installation: Installation) -> None:
+    """Refuse to start without a database, its tables, and a broker.
+
+    Raises:
+        ConfigurationError: one of them is missing; the message says what to set.
+        SchemaError: the tables are missing, older or newer than this code.
+    """
+    if not installation.app.conf.broker_url and not installation.app.conf.broker_write_url:
+        raise ConfigurationError("no broker is set: set broker_url in the application, or CELERY_BROKER_URL")
+    with installation.database.connection() as connection:
+        tables.check(connection, installation.schema)

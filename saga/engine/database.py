@@ -1,0 +1,83 @@
+"""The connections of a process: SQLAlchemy's pool for clients and transactional steps, made after any fork. It knows no SQL."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+from sqlalchemy import Engine, create_engine, make_url
+from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError
+
+from saga.core.errors import ConfigurationError
+
+Psycopg = psycopg.Connection[Any]
+
+
+class Database:
+    """Where the tables are. One engine per process and isolation; a forked child makes its own."""
+
+    def __init__(self, url: str | None, schema: str) -> None:
+        self._url = url
+        self.schema = schema
+        self._engines: dict[tuple[int, bool], Engine] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def url(self) -> str:
+        """The database's URL as text, password included.
+
+        Raises:
+            ConfigurationError: none is set, or it is not one of Postgres.
+        """
+        if not self._url:
+            raise ConfigurationError(
+                "no database is set: pass install(app, database='postgresql://…'), or set saga_database_url in the app's "
+                "configuration (CELERY_SAGA_DATABASE_URL under Django)"
+            )
+        try:
+            url = make_url(self._url)
+        except ArgumentError:
+            raise ConfigurationError(
+                "saga_database_url is not a URL: expected postgresql://user:password@host/name"
+            ) from None
+        if url.get_backend_name() != "postgresql":
+            raise ConfigurationError(f"saga_database_url is one of {url.get_backend_name()}; expected postgresql://…")
+        return url.set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
+
+    def engine(self, *, autocommit: bool) -> Engine:
+        """Return this process's engine; `autocommit` for single statements, else for transactions of a caller's own."""
+        key = (os.getpid(), autocommit)
+        with self._lock:
+            engine = self._engines.get(key)
+            if engine is None:
+                engine = self._engines[key] = create_engine(
+                    self.url,
+                    pool_size=5,
+                    max_overflow=5,
+                    pool_pre_ping=True,
+                    isolation_level="AUTOCOMMIT" if autocommit else "READ COMMITTED",
+                    connect_args={"connect_timeout": 5, "application_name": "saga-client"},
+                )
+            return engine
+
+    @contextmanager
+    def connection(self) -> Iterator[Psycopg]:
+        """Lend a psycopg connection in autocommit.
+
+        Raises:
+            ConfigurationError: the database cannot be reached; the message names host and port, never the password.
+        """
+        try:
+            pooled = self.engine(autocommit=True).connect()
+        except (OperationalError, InterfaceError) as error:
+            shown = make_url(self.url).render_as_string(hide_password=True)
+            reason = str(error.orig).strip().splitlines()[0]
+            raise ConfigurationError(f"cannot reach the database {shown}: {reason}") from error
+        with pooled:
+            driver = pooled.connection.driver_connection
+            assert isinstance(driver, psycopg.Connection)
+            yield driver

@@ -1,0 +1,155 @@
+"""What `install(app, database=…)` leaves on a Celery application: its definitions, its database and its statements."""
+
+from __future__ import annotations
+
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import celery
+from celery import Celery, _state
+
+from saga.core.errors import ConfigurationError
+from saga.engine import registry
+from saga.engine.codec import JsonCodec
+from saga.engine.database import Database
+from saga.engine.registry import Definitions
+from saga.engine.store.reading import Reading
+from saga.engine.store.sending import Sending
+from saga.engine.store.working import Working
+
+#: The options and their defaults; set them as any of Celery's, `app.conf.saga_…` or `CELERY_SAGA_…` under Django.
+DEFAULTS: dict[str, Any] = {
+    "saga_database_url": None,
+    "saga_schema": "saga",
+    "saga_lease_seconds": 10.0,  #: how long a coordinator may be silent before others take its shards
+    "saga_cache_runs": 5_000,  #: suspended runs that a coordinator keeps in memory
+    "saga_batch_arrivals": 256,  #: arrivals that one turn takes at the most
+    "saga_turn_seconds": 5.0,  #: how long a saga function may take to come to rest
+    "saga_pgbouncer": False,  #: workers reach Postgres through a pooler in transaction mode
+}
+
+_installations: WeakKeyDictionary[Celery, Installation] = WeakKeyDictionary()
+
+
+class Installation:
+    """One application's part of the framework, made by `install`."""
+
+    def __init__(self, app: Celery) -> None:
+        self.app = app
+        self.codec = JsonCodec()
+        self.definitions = Definitions(self.codec)
+        self._database: Database | None = None
+        self._reading: Reading | None = None
+        self._sending: Sending | None = None
+        self._working: Working | None = None
+
+    @property
+    def schema(self) -> str:
+        """The schema that holds the tables; one per application."""
+        return str(self.app.conf.saga_schema)
+
+    @property
+    def database(self) -> Database:
+        """Where the tables are."""
+        if self._database is None:
+            self._database = Database(self.app.conf.saga_database_url, self.schema)
+        return self._database
+
+    @property
+    def reading(self) -> Reading:
+        """What clients and commands read."""
+        if self._reading is None:
+            self._reading = Reading(self.schema)
+        return self._reading
+
+    @property
+    def sending(self) -> Sending:
+        """P1."""
+        if self._sending is None:
+            self._sending = Sending(self.schema)
+        return self._sending
+
+    @property
+    def working(self) -> Working:
+        """P2 to P6."""
+        if self._working is None:
+            self._working = Working(self.schema)
+        return self._working
+
+    def refresh(self) -> None:
+        """Check every definition and register its tasks.
+
+        Raises:
+            DefinitionError: a definition cannot work; the message names it and its fix.
+        """
+        from saga.engine.worker import register_tasks
+
+        self.definitions.refresh()
+        register_tasks(self)
+
+
+def install(app: Celery, *, database: str | None = None) -> Celery:
+    """Make sagas and steps run on this application; no setting of its other tasks is changed.
+
+    `database` is the URL of the Postgres that holds the step log; without it, `app.conf.saga_database_url`. Returns the app.
+    """
+    if app in _installations:
+        raise ConfigurationError(f"install({app.main!r}) was called twice: once per application is enough")
+    app.add_defaults(dict(DEFAULTS))
+    if database is not None:
+        app.conf.saga_database_url = database
+    installation = _installations[app] = Installation(app)
+    if app.finalized:
+        installation.refresh()
+    return app
+
+
+def installation_of(app: Celery) -> Installation:
+    """Return what `install` left on an application.
+
+    Raises:
+        ConfigurationError: `install` was not called on it.
+    """
+    real = app._get_current_object() if hasattr(app, "_get_current_object") else app
+    installation = _installations.get(real)
+    if installation is None:
+        raise ConfigurationError(
+            f"the Celery application {real.main!r} has no sagas: call saga.install(app, database='postgresql://…') on it"
+        )
+    return installation
+
+
+def current_installation() -> Installation:
+    """Return the installation of the current application, or the only one there is.
+
+    Raises:
+        ConfigurationError: `install` was called on no application, or on several of which none is current.
+    """
+    app = celery.current_app._get_current_object()
+    installation = _installations.get(app)
+    if installation is not None:
+        return installation
+    if len(_installations) == 1:
+        return next(iter(_installations.values()))
+    if not _installations:
+        raise ConfigurationError(
+            "no Celery application has sagas here: import the module that calls saga.install(app, database='postgresql://…')"
+        )
+    names = ", ".join(repr(app.main) for app in _installations)
+    raise ConfigurationError(f"several applications have sagas ({names}): make one current with app.set_current()")
+
+
+def _finalized(app: Celery) -> None:
+    installation = _installations.get(app)
+    if installation is not None:
+        installation.refresh()
+
+
+def _declared() -> None:
+    for app, installation in list(_installations.items()):
+        if app.finalized:
+            installation.refresh()
+
+
+_state.connect_on_app_finalize(_finalized)
+registry.listen(_declared)

@@ -1,0 +1,97 @@
+"""The thread that publishes what is surely committed, in order, so that a slow broker never holds up a turn."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from celery import Celery
+
+from saga.engine.crashpoints import Point, reach
+from saga.engine.messages import PIPELINE_MAX, Broker
+from saga.engine.records import TaskMessage
+
+log = logging.getLogger("saga.publisher")
+
+#: Batches that may wait for the broker; beyond, no starts are taken.
+WAITING_MAX = 64
+#: Seconds between two tries to reach the broker: the first, and the longest.
+RETRY_SECONDS = (0.05, 2.0)
+
+Parcel = tuple[Sequence[TaskMessage], int | None, Callable[[], None] | None]
+
+
+class Publisher:
+    """Publishes parcels in the order they were given. `published` is the id up to which my tasks are surely in the broker."""
+
+    def __init__(self, app: Celery) -> None:
+        self.published = 0
+        self._broker = Broker(app)
+        self._parcels: queue.Queue[Parcel | None] = queue.Queue()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="saga-publisher", daemon=True)
+
+    def start(self) -> None:
+        """Begin to publish."""
+        self._thread.start()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the broker keeps up."""
+        return self._parcels.qsize() < WAITING_MAX
+
+    def give(
+        self,
+        messages: Sequence[TaskMessage],
+        *,
+        mark: int | None = None,
+        then: Callable[[], None] | None = None,
+    ) -> None:
+        """Publish messages; afterwards move `published` to the mark, and call `then` in the publisher's thread."""
+        self._parcels.put((messages, mark, then))
+
+    def stop(self, seconds: float) -> bool:
+        """Publish what is left, for at most so many seconds; False: something is left, and the next owner publishes it."""
+        self._parcels.put(None)
+        self._thread.join(seconds)
+        if not self._thread.is_alive():
+            return True
+        self._stopping.set()
+        return False
+
+    def _run(self) -> None:
+        done = False
+        while not done:
+            parcels = [self._parcels.get()]
+            size = len(parcels[0][0]) if parcels[0] else 0
+            while size < PIPELINE_MAX and not self._parcels.empty():
+                parcels.append(self._parcels.get())
+                size += len(parcels[-1][0]) if parcels[-1] else 0
+            done = None in parcels
+            self._publish([parcel for parcel in parcels if parcel is not None])
+        self._broker.close()
+
+    def _publish(self, parcels: list[Parcel]) -> None:
+        messages = [message for parcel in parcels for message in parcel[0]]
+        pause = RETRY_SECONDS[0]
+        while messages and not self._stopping.is_set():
+            try:
+                self._broker.publish(messages)
+                break
+            except Exception as error:  # whatever a broker's driver raises, the messages are kept and sent again
+                log.warning("the broker did not take %d messages (%s); again", len(messages), type(error).__name__)
+                self._broker.close()
+                time.sleep(pause)
+                pause = min(pause * 2, RETRY_SECONDS[1])
+        if self._stopping.is_set():
+            return
+        if messages:
+            reach(Point.TURN_PUBLISHED, messages[0].name)
+        for _, mark, then in parcels:
+            if mark is not None:
+                self.published = max(self.published, mark)
+            if then is not None:
+                then()

@@ -1,0 +1,127 @@
+"""Every step and saga that was declared in this process, and what an application makes of them when it finalises."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Callable, Iterable
+
+from saga.core.definition import AnyStep, SagaDefinition, place_of
+from saga.core.errors import DefinitionError, UnknownSaga
+from saga.engine.codec import JsonCodec
+
+_steps: list[AnyStep] = []
+_sagas: list[SagaDefinition] = []
+_listeners: list[Callable[[], None]] = []
+
+
+def declare_step(step: AnyStep) -> None:
+    """Remember a step; applications that are finalised already take it at once, as `shared_task` does."""
+    _steps.append(step)
+    _tell()
+
+
+def declare_saga(saga: SagaDefinition) -> None:
+    """Remember a saga."""
+    _sagas.append(saga)
+    _tell()
+
+
+def step_named(name: str) -> AnyStep:
+    """Return the step declared last under a name.
+
+    Raises:
+        DefinitionError: there is none.
+    """
+    for step in reversed(_steps):
+        if name in (step.name, *step.aliases):
+            return step
+    raise DefinitionError(f"no step {name!r} was declared in this process")
+
+
+def listen(listener: Callable[[], None]) -> None:
+    """Call back at every later declaration."""
+    _listeners.append(listener)
+
+
+def _tell() -> None:
+    for listener in _listeners:
+        listener()
+
+
+class Definitions:
+    """The checked definitions of an application, by name."""
+
+    def __init__(self, codec: JsonCodec) -> None:
+        self.codec = codec
+        self.steps: dict[str, AnyStep] = {}
+        self.sagas: dict[tuple[str, int], SagaDefinition] = {}
+        self._build: str | None = None
+
+    def refresh(self) -> None:
+        """Take in everything that was declared so far.
+
+        Raises:
+            DefinitionError: two share a name, or one cannot work; the message names the places.
+        """
+        for step in _steps:
+            for name in (step.name, *step.aliases):
+                known = self.steps.get(name)
+                if known is step:
+                    continue
+                if known is not None and place_of(known.function) != place_of(step.function):
+                    raise DefinitionError(
+                        f"two steps are named {name!r}: {place_of(known.function)} and {place_of(step.function)}; "
+                        "give one of them name="
+                    )
+                self.codec.step(step)
+                self.steps[name] = step
+        for saga in _sagas:
+            key = (saga.name, saga.version)
+            other = self.sagas.get(key)
+            if other is saga:
+                continue
+            if other is not None and place_of(other.function) != place_of(saga.function):
+                raise DefinitionError(
+                    f"two sagas are named {saga.name!r} version {saga.version}: {place_of(other.function)} and "
+                    f"{place_of(saga.function)}; give one of them another name or version"
+                )
+            self.codec.saga(saga)
+            self.sagas[key] = saga
+            self._build = None
+
+    def saga(self, name: str, version: int | None = None) -> SagaDefinition:
+        """Return a saga; without a version, its newest.
+
+        Raises:
+            UnknownSaga: there is none; the message lists what there is.
+        """
+        versions = [saga for (known, _), saga in self.sagas.items() if known == name]
+        for saga in sorted(versions, key=lambda saga: -saga.version):
+            if version is None or saga.version == version:
+                return saga
+        known = ", ".join(f"{n} version {v}" for n, v in sorted(self.sagas)) or "none"
+        wanted = name if version is None else f"{name} version {version}"
+        raise UnknownSaga(f"no saga {wanted!r} is defined in this application; defined: {known}")
+
+    def find(self, name: str, version: int) -> SagaDefinition | None:
+        """Return a saga of exactly this version, or None."""
+        return self.sagas.get((name, version))
+
+    @property
+    def build(self) -> str:
+        """A digest of the saga functions' source: coordinators of another build retry what this one could not replay."""
+        if self._build is None:
+            self._build = _digest(self.sagas.values())
+        return self._build
+
+
+def _digest(sagas: Iterable[SagaDefinition]) -> str:
+    digest = hashlib.sha256()
+    for saga in sorted(sagas, key=lambda saga: (saga.name, saga.version)):
+        try:
+            source = inspect.getsource(saga.function)
+        except (OSError, TypeError):
+            source = repr(saga.function.__code__.co_code)
+        digest.update(f"{saga.name}\0{saga.version}\0{source}\0".encode())
+    return digest.hexdigest()[:12]

@@ -1,0 +1,94 @@
+"""How a connection to Postgres is opened, and with which time limits. It knows no table."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.rows import TupleRow
+
+from saga.core.errors import ConfigurationError
+
+#: The connections of the engine: psycopg 3, autocommit, rows as tuples.
+Connection: TypeAlias = psycopg.Connection[TupleRow]
+
+
+def conninfo_of(url: str) -> str:
+    """Return what libpq understands of a URL: SQLAlchemy's `postgresql+psycopg://` becomes `postgresql://`.
+
+    Raises:
+        ConfigurationError: it is no URL of Postgres.
+    """
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return url
+    if scheme.partition("+")[0] not in {"postgresql", "postgres"}:
+        raise ConfigurationError(
+            f"the database URL begins with {scheme}://: expected postgresql://user@host/database; "
+            "set SAGA_DATABASE_URL, or pass install(app, database=...)"
+        )
+    return f"postgresql://{rest}"
+
+
+def connect(
+    url: str,
+    *,
+    application_name: str,
+    statement_timeout_seconds: float | None = 30.0,
+    lock_timeout_seconds: float | None = 10.0,
+    idle_in_transaction_seconds: float | None = 30.0,
+    connect_timeout_seconds: int = 5,
+    session: bool = True,
+) -> Connection:
+    """Open a connection in autocommit, READ COMMITTED.
+
+    With `session=False` nothing is asked of the session that pgbouncer in transaction mode would refuse or mix up: no
+    start-up options, so no time limits either, and no prepared statements. What the URL itself says wins over what is
+    set here, and its own `options` are kept.
+
+    Raises:
+        ConfigurationError: the URL is not one of Postgres.
+        psycopg.OperationalError: the server cannot be reached or refuses.
+    """
+    try:
+        given = conninfo_to_dict(conninfo_of(url))
+    except psycopg.ProgrammingError as error:
+        raise ConfigurationError(
+            f"the database URL cannot be read: {str(error).strip()}; expected postgresql://user@host/database"
+        ) from error
+    # psycopg has no read timeout: a peer that vanishes is only found by the kernel's probes.
+    wanted: dict[str, Any] = {
+        "connect_timeout": connect_timeout_seconds,
+        "keepalives": 1,
+        "keepalives_idle": 5,
+        "keepalives_interval": 2,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 10_000,
+        "application_name": application_name,
+    }
+    if session:
+        limits = {
+            "statement_timeout": statement_timeout_seconds,
+            "lock_timeout": lock_timeout_seconds,
+            "idle_in_transaction_session_timeout": idle_in_transaction_seconds,
+        }
+        settings = [f"-c {name}={round(seconds * 1000)}" for name, seconds in limits.items() if seconds is not None]
+        # A plan made while `inbox` or `task` is nearly empty keeps its sequential scan in a prepared statement; and
+        # where nothing but a sequential scan is left, its forbidding price would call the JIT compiler. With the plan so
+        # pinned there is nothing to gain from planning again for each call's values.
+        settings += [
+            "-c default_transaction_isolation=read\\ committed",
+            "-c enable_seqscan=off",
+            "-c enable_bitmapscan=off",
+            "-c jit=off",
+            "-c plan_cache_mode=force_generic_plan",
+        ]
+        own = given.get("options")
+        wanted["options"] = " ".join([*settings, *([str(own)] if own else [])])
+        given.pop("options", None)
+    connection = psycopg.connect(make_conninfo(**{**wanted, **given}), autocommit=True)
+    connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
+    if not session:
+        connection.prepare_threshold = None
+    return connection

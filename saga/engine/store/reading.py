@@ -1,0 +1,255 @@
+"""What clients and commands look at, without any lock. It changes nothing; what it reads may be old already."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from saga.core.events import Event
+from saga.engine.records import Arrival, RunRow
+from saga.engine.store.connect import Connection
+from saga.engine.store.names import statement
+from saga.engine.store.turning import RUN_COLUMNS, event_of
+
+_FIND = "SELECT {columns}, input, result, failure FROM {s}.run WHERE saga = %s AND key = %s"
+
+# Run ids are UUIDv7: their order is the order of starting, and a page begins behind the last one's id.
+_LIST = """
+SELECT {columns} FROM {s}.run
+WHERE (%(statuses)s::text[] IS NULL OR status = ANY (%(statuses)s))
+  AND (%(saga)s::text IS NULL OR saga = %(saga)s)
+  AND (%(before)s::uuid IS NULL OR id < %(before)s)
+ORDER BY id DESC LIMIT %(limit)s
+"""
+
+_EVENTS = """
+SELECT run, seq, kind, at, token, attempt, claimant, key, payload, digest FROM {s}.event
+WHERE run = %s AND seq > %s ORDER BY seq
+"""
+
+_TASKS = """
+SELECT token, attempt, id, name, queue, created_at, claimed_by, claimed_at, lease_until FROM {s}.task
+WHERE shard = (SELECT shard FROM {s}.run WHERE id = %(run)s) AND run = %(run)s ORDER BY id
+"""
+
+_TIMERS = "SELECT name, due_at FROM {s}.timer WHERE run = %s ORDER BY due_at"
+
+_INCIDENTS = """
+SELECT id, run, token, attempt, kind, payload, at FROM {s}.incident
+WHERE %(run)s::uuid IS NULL OR run = %(run)s ORDER BY id DESC LIMIT %(limit)s
+"""
+
+_COORDINATORS = """
+SELECT c.id, c.build, c.started_at, c.lease_until, c.dead_at,
+       c.dead_at IS NULL AND c.lease_until > clock_timestamp(),
+       ARRAY (SELECT s.id FROM {s}.shard s WHERE s.owner = c.id ORDER BY s.id)
+FROM {s}.coordinator c WHERE %(all)s OR c.dead_at IS NULL ORDER BY c.started_at
+"""
+
+_DEPTHS = """
+SELECT 'lane', lane::text, count(*), min(at) FROM {s}.inbox GROUP BY lane
+UNION ALL
+SELECT 'unclaimed', queue, count(*), min(created_at) FROM {s}.task WHERE claimed_by IS NULL GROUP BY queue
+UNION ALL
+SELECT 'claimed', queue, count(*), min(claimed_at) FROM {s}.task WHERE claimed_by IS NOT NULL GROUP BY queue
+"""
+
+_PENDING = """
+SELECT id, shard, lane, run, saga, key, kind, token, attempt, claimant, dedupe, payload, at FROM {s}.inbox
+WHERE saga = %(saga)s AND key = %(key)s
+   OR run = (SELECT r.id FROM {s}.run r WHERE r.saga = %(saga)s AND r.key = %(key)s)
+ORDER BY id
+"""
+
+_STATUSES = "SELECT status, count(*) FROM {s}.run GROUP BY status"
+
+
+@dataclass(frozen=True, slots=True)
+class FoundRun:
+    """A run with its texts: the input, and the result or failure once it has one."""
+
+    row: RunRow
+    input: str
+    result: str | None
+    failure: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class OpenTask:
+    """An attempt that is queued (nobody has claimed it) or being run."""
+
+    token: UUID
+    attempt: int
+    id: int
+    name: str
+    queue: str
+    created_at: datetime
+    claimed_by: UUID | None
+    claimed_at: datetime | None
+    lease_until: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class OpenTimer:
+    """When a run wants to be woken, and by which name."""
+
+    name: str
+    due_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedIncident:
+    """An incident as it stands in the table."""
+
+    id: int
+    run: UUID | None
+    token: UUID | None
+    attempt: int | None
+    kind: str
+    payload: str | None
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class CoordinatorRow:
+    """A coordinator and its shards; `alive` is a lease that has not run out, in Postgres time."""
+
+    id: UUID
+    build: str
+    started_at: datetime
+    lease_until: datetime
+    dead_at: datetime | None
+    alive: bool
+    shards: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Depth:
+    """How much waits at one place, and since when the oldest of it."""
+
+    count: int
+    oldest: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Depths:
+    """What waits where: arrivals and starts for coordinators, unclaimed tasks for workers, and what those run."""
+
+    arrivals: Depth | None
+    starts: Depth | None
+    unclaimed: dict[str, Depth]
+    claimed: dict[str, Depth]
+
+
+class Reading:
+    """The looks of clients and commands, bound to a schema. Each raises psycopg.Error where nothing could be read."""
+
+    def __init__(self, schema: str) -> None:
+        self._find = statement(schema, _FIND, columns=RUN_COLUMNS)
+        self._list = statement(schema, _LIST, columns=RUN_COLUMNS)
+        self._events = statement(schema, _EVENTS)
+        self._tasks = statement(schema, _TASKS)
+        self._timers = statement(schema, _TIMERS)
+        self._incidents = statement(schema, _INCIDENTS)
+        self._coordinators = statement(schema, _COORDINATORS)
+        self._depths = statement(schema, _DEPTHS)
+        self._pending = statement(schema, _PENDING)
+        self._statuses = statement(schema, _STATUSES)
+
+    def find(self, connection: Connection, saga: str, key: str) -> FoundRun | None:
+        """Read the run with this address; None: there is none, or its start is not taken yet (see `pending_arrivals`).
+
+        Raises:
+            psycopg.Error: nothing was read.
+        """
+        row = connection.execute(self._find, (saga, key)).fetchone()
+        return None if row is None else FoundRun(RunRow(*row[:14]), *row[14:])
+
+    def list_runs(
+        self,
+        connection: Connection,
+        *,
+        status: str | Sequence[str] | None = None,
+        saga: str | None = None,
+        limit: int = 50,
+        before: UUID | None = None,
+    ) -> list[RunRow]:
+        """Read a page of runs, newest first; `before` is the id of the last one of the page before.
+
+        Raises:
+            psycopg.Error: nothing was read.
+        """
+        statuses = None if status is None else [status] if isinstance(status, str) else list(status)
+        values = {"statuses": statuses, "saga": saga, "before": before, "limit": limit}
+        return [RunRow(*row) for row in connection.execute(self._list, values)]
+
+    def events(self, connection: Connection, run: UUID, after_seq: int = 0) -> list[tuple[Event, bytes]]:
+        """Read a run's log behind `after_seq`, each event with its digest.
+
+        Raises:
+            DecodeFailed: the log holds a kind of event that this code does not know.
+            psycopg.Error: nothing was read.
+        """
+        return [(event_of(row), row[9]) for row in connection.execute(self._events, (run, after_seq))]
+
+    def open_tasks(self, connection: Connection, run: UUID) -> list[OpenTask]:
+        """Read the attempts of a run that are queued or being run.
+
+        Raises:
+            psycopg.Error: nothing was read.
+        """
+        return [OpenTask(*row) for row in connection.execute(self._tasks, {"run": run})]
+
+    def timers(self, connection: Connection, run: UUID) -> list[OpenTimer]:
+        """Read what a run waits for in time, soonest first.
+
+        Raises:
+            psycopg.Error: nothing was read.
+        """
+        return [OpenTimer(*row) for row in connection.execute(self._timers, (run,))]
+
+    def incidents(self, connection: Connection, run: UUID | None = None, *, limit: int = 100) -> list[RecordedIncident]:
+        """Read the incidents of a run, or of all runs, newest first.
+
+        Raises:
+            psycopg.Error: nothing was read.
+        """
+        return [RecordedIncident(*row) for row in connection.execute(self._incidents, {"run": run, "limit": limit})]
+
+    def coordinators(self, connection: Connection, *, buried: bool = False) -> list[CoordinatorRow]:
+        """Read the coordinators, oldest first, and on request the buried ones too.
+
+        Raises:
+            psycopg.Error: nothing was read.
+        """
+        rows = connection.execute(self._coordinators, {"all": buried})
+        return [CoordinatorRow(*row) for row in rows]
+
+    def depths(self, connection: Connection) -> Depths:
+        """Count what waits in the inbox and, for each queue, the tasks.
+
+        Raises:
+            psycopg.Error: nothing was read.
+        """
+        found: dict[str, dict[str, Depth]] = {"lane": {}, "unclaimed": {}, "claimed": {}}
+        for place, name, count, oldest in connection.execute(self._depths):
+            found[place][name] = Depth(count, oldest)
+        return Depths(found["lane"].get("0"), found["lane"].get("1"), found["unclaimed"], found["claimed"])
+
+    def pending_arrivals(self, connection: Connection, saga: str, key: str) -> list[Arrival]:
+        """Read what has arrived for an address and no turn has taken yet.
+
+        Raises:
+            psycopg.Error: nothing was read.
+        """
+        return [Arrival(*row) for row in connection.execute(self._pending, {"saga": saga, "key": key})]
+
+    def statuses(self, connection: Connection) -> dict[str, int]:
+        """Count the runs by status.
+
+        Raises:
+            psycopg.Error: nothing was read.
+        """
+        return dict(connection.execute(self._statuses).fetchall())

@@ -1,0 +1,416 @@
+"""A turn over a batch of runs: what arrived becomes events, tasks and timers in one Batch. Any host can call it.
+
+It feeds and folds; reading, committing and publishing are its host's. After any doubt about a commit its runs are evicted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from uuid import UUID
+
+from saga.core.effects import CancelTimer, Effect, Fence, Kill, RunTask, SetTimer
+from saga.core.events import Event, EventKind, chain_digest
+from saga.core.execution import Blocked, Execution, Input
+from saga.core.lifecycle import ENDED, SUSPENDING, StallReason, Status
+from saga.core.state import json_after
+from saga.engine.alarm import deadline
+from saga.engine.cache import Cache, CachedRun
+from saga.engine.records import (
+    Arrival,
+    Batch,
+    DueTimer,
+    Incident,
+    NewEvent,
+    NewRun,
+    NewTask,
+    NewTimer,
+    RunChange,
+    RunRow,
+    Taken,
+    TaskMessage,
+)
+from saga.engine.registry import Definitions
+from saga.engine.renewing import lease_seconds
+
+#: Seconds for which an arrival may wait for a start of its run before it counts as meant for no run.
+ORPHAN_SECONDS = 60.0
+
+#: What an arrival must be to be fed to a run whose function cannot go on.
+_UNBLOCKING = frozenset({EventKind.CANCEL_REQUESTED, EventKind.TERMINATE_REQUESTED})
+
+Log = list[tuple[Event, bytes]]
+
+
+@dataclass(slots=True)
+class Prepared:
+    """A decided batch: what to commit, and which runs it moves from which head to which."""
+
+    batch: Batch = field(default_factory=Batch)
+    heads: dict[UUID, tuple[int, int]] = field(default_factory=dict)  #: (before, after); before is 0 for a new run
+    labels: dict[UUID, str] = field(default_factory=dict)
+    taken: list[Arrival] = field(default_factory=list)
+
+    def messages(self, task_ids: dict[UUID, int]) -> list[TaskMessage]:
+        """Return what to publish once the batch is committed; tasks that are done meanwhile are left out."""
+        return [
+            TaskMessage(
+                task_ids[task.token],
+                task.token,
+                task.attempt,
+                task.run,
+                self.labels[task.run],
+                task.name,
+                task.queue,
+                task.limit_seconds,
+            )
+            for task in self.batch.tasks
+            if task.token in task_ids
+        ]
+
+
+@dataclass(slots=True)
+class _Work:
+    """What one run has to take in this batch."""
+
+    run: UUID
+    row: RunRow | None
+    arrivals: list[Arrival] = field(default_factory=list)
+    timers: list[DueTimer] = field(default_factory=list)
+
+
+class Turns:
+    """Decides turns. `route` tells the queue of a task, `logs` reads the logs of runs that are not in memory."""
+
+    def __init__(
+        self,
+        definitions: Definitions,
+        cache: Cache,
+        *,
+        build: str,
+        route: Callable[[str], str],
+        logs: Callable[[Iterable[UUID]], dict[UUID, Log]],
+        seconds: float,
+    ) -> None:
+        self._definitions = definitions
+        self._cache = cache
+        self._build = build
+        self._route = route
+        self._logs = logs
+        self._seconds = seconds
+        self._queues: dict[str, str] = {}
+
+    def decide(self, taken: Taken, *, only: UUID | None = None, runs_max: int | None = None) -> Prepared:
+        """Decide what was taken: inbox before timers, starts first within a run, one arrival at a time.
+
+        `only` limits it to one run, `runs_max` to so many; what is left out stays in the inbox.
+        """
+        prepared = Prepared()
+        works = self._works(taken, prepared)
+        if only is not None:
+            works = {run: work for run, work in works.items() if run == only}
+        chosen = list(works.values())[:runs_max]
+        missing = [
+            work.run
+            for work in chosen
+            if work.row is not None and work.row.ended_at is None and self._cache.get(work.run, work.row.head) is None
+        ]
+        logs = self._logs(missing) if missing else {}
+        for work in chosen:
+            self._turn(work, taken.now, logs.get(work.run, []), prepared)
+        return prepared
+
+    def stall(self, taken: Taken, run: UUID, reason: StallReason, message: str) -> Prepared:
+        """Decide that a run stalls without running its function: it killed its coordinator, or cannot be stored."""
+        prepared = Prepared()
+        work = self._works(taken, Prepared())[run]
+        log = self._logs([run]).get(run, []) if work.row is not None else []
+        cached = self._load(work, taken.now, log, fold_only=True)
+        if cached is None or not work.arrivals:
+            return prepared
+        arrival = work.arrivals[0]
+        cached.execution.suspend(_input(arrival), taken.now, reason, message)
+        prepared.taken.append(arrival)
+        prepared.batch.taken.append(arrival.id)
+        self._write(work, cached, taken.now, prepared, set(), _start_of(work))
+        self._cache.let_go(cached.execution)
+        return prepared
+
+    # -- gathering -------------------------------------------------------------------------------------------------
+
+    def _works(self, taken: Taken, prepared: Prepared) -> dict[UUID, _Work]:
+        addresses = {(row.saga, row.key): row.id for row in taken.runs.values()}
+        works: dict[UUID, _Work] = {}
+
+        def work_of(run: UUID) -> _Work:
+            if run not in works:
+                works[run] = _Work(run, taken.runs.get(run))
+            return works[run]
+
+        starts = [arrival for arrival in taken.arrivals if arrival.kind == EventKind.RUN_STARTED]
+        for arrival in starts:
+            assert arrival.saga is not None and arrival.key is not None and arrival.run is not None
+            known = addresses.setdefault((arrival.saga, arrival.key), arrival.run)
+            if known == arrival.run and known not in works and known not in taken.runs:
+                work_of(known).arrivals.append(arrival)
+            else:
+                self._refuse_start(arrival, taken.runs.get(known), prepared)
+        for arrival in taken.arrivals:
+            if arrival.kind == EventKind.RUN_STARTED:
+                continue
+            run = arrival.run
+            if run is None and arrival.saga is not None and arrival.key is not None:
+                run = addresses.get((arrival.saga, arrival.key))
+            if run is not None and (run in taken.runs or run in works):
+                work_of(run).arrivals.append(arrival)
+            elif (taken.now - arrival.at).total_seconds() > ORPHAN_SECONDS:
+                self._drop(arrival, prepared, run)
+        for timer in taken.timers:
+            if timer.run in taken.runs:
+                work_of(timer.run).timers.append(timer)
+        return works
+
+    def _refuse_start(self, arrival: Arrival, row: RunRow | None, prepared: Prepared) -> None:
+        """Drop a second start; with another input it is an incident, for its sender may not have looked."""
+        given = json_after(arrival.payload or "", "input")
+        if row is not None and row.input_digest != _digest(given):
+            self._drop(arrival, prepared, row.id)
+        else:
+            prepared.taken.append(arrival)
+            prepared.batch.taken.append(arrival.id)
+
+    def _drop(self, arrival: Arrival, prepared: Prepared, run: UUID | None) -> None:
+        """Take an arrival that no run can take any more, and keep it for the operator."""
+        prepared.taken.append(arrival)
+        prepared.batch.taken.append(arrival.id)
+        incident = Incident(run, arrival.token, arrival.attempt, arrival.kind, arrival.payload)
+        prepared.batch.incidents.append(incident)
+
+    # -- one run ---------------------------------------------------------------------------------------------------
+
+    def _turn(self, work: _Work, now: datetime, log: Log, prepared: Prepared) -> None:
+        if work.row is not None and work.row.ended_at is not None:
+            for arrival in work.arrivals:
+                self._drop(arrival, prepared, work.run)
+            prepared.batch.timers_gone.extend((timer.run, timer.name) for timer in work.timers)
+            return
+        try:
+            with deadline(self._seconds):
+                fed, cached, fired = self._feed(work, now, log, prepared)
+        except Blocked as blocked:
+            # It broke out of the function into the engine: nothing of this run's memory can be trusted.
+            self._cache.evict([work.run])
+            loaded = self._load(work, now, log, fold_only=True)
+            if loaded is None or not work.arrivals:
+                return
+            cached, fed, fired = loaded, work.arrivals[:1], set()
+            cached.execution.suspend(_input(fed[0]), now, StallReason.SAGA_BUG, str(blocked))
+        if cached is None:
+            return
+        prepared.taken.extend(fed)
+        prepared.batch.taken.extend(arrival.id for arrival in fed)
+        self._write(work, cached, now, prepared, fired, _start_of(work))
+        execution = cached.execution
+        if execution.stopped() or execution.fold_only:
+            self._cache.evict([work.run])
+            self._cache.let_go(execution)
+        else:
+            self._cache.put(work.run, cached)
+
+    def _feed(
+        self, work: _Work, now: datetime, log: Log, prepared: Prepared
+    ) -> tuple[list[Arrival], CachedRun | None, set[str]]:
+        """Feed what the run has to take; return what was taken, the run, and the timers that fired."""
+        kinds = {EventKind(arrival.kind) for arrival in work.arrivals}
+        row = work.row
+        suspended = row is not None and row.status == Status.STALLED and row.reason in SUSPENDING
+        fold_only = suspended and EventKind.RETRY_REQUESTED not in kinds
+        cached = self._load(work, now, log, fold_only=fold_only)
+        if cached is not None and cached.execution.broken is not None and kinds & _UNBLOCKING:
+            self._cache.let_go(cached.execution)
+            cached = self._load(work, now, log, fold_only=True)
+        if cached is None:
+            return [], None, set()
+        execution = cached.execution
+        fed: list[Arrival] = []
+        fired: set[str] = set()
+        if execution.broken is not None:
+            if work.arrivals:
+                execution.stall_broken(_input(work.arrivals[0]), now)
+                return work.arrivals[:1], cached, fired
+            timer = work.timers[0]
+            execution.stall_broken(Input(EventKind.TIMER_FIRED, now, key=timer.name), now)
+            return [], cached, {timer.name}
+        for arrival in work.arrivals:
+            if self._already_known(execution, arrival, prepared):
+                continue
+            execution.feed(_input(arrival), now)
+            fed.append(arrival)
+            if execution.stopped():
+                break
+        for timer in work.timers:
+            if not execution.stopped() and timer.name in execution.state.timers:
+                execution.feed(Input(EventKind.TIMER_FIRED, now, key=timer.name), now)
+                fired.add(timer.name)
+        return fed, cached, fired
+
+    def _already_known(self, execution: Execution, arrival: Arrival, prepared: Prepared) -> bool:
+        """Drop what the log has already: a late outcome that was on time after all, or a token of no step of this run."""
+        if arrival.kind == EventKind.OUTCOME_LATE and arrival.claimant in execution.state.claimants:
+            prepared.taken.append(arrival)
+            prepared.batch.taken.append(arrival.id)
+            return True
+        if arrival.token is not None and arrival.token not in execution.state.tokens:
+            self._drop(arrival, prepared, execution.run)
+            return True
+        return False
+
+    def _load(self, work: _Work, now: datetime, log: Log, *, fold_only: bool) -> CachedRun | None:
+        """Return the run from memory, from its log, or new from its start."""
+        row = work.row
+        codec = self._definitions.codec
+        if row is None:
+            start = _start_of(work)
+            if start is None or start.saga is None or start.key is None:
+                return None
+            version = int(json.loads(start.payload or "{}")["version"])
+            definition = self._definitions.find(start.saga, version)
+            execution = Execution(work.run, start.key, definition, codec, fold_only=fold_only)
+            return CachedRun(execution, start.saga, start.key, start.shard, version, 0, b"", now)
+        cached = None if fold_only else self._cache.get(work.run, row.head)
+        if cached is not None:
+            return cached
+        definition = self._definitions.find(row.saga, row.version)
+        execution = Execution(work.run, row.key, definition, codec, fold_only=fold_only)
+        execution.replay(event for event, _ in log)
+        return CachedRun(execution, row.saga, row.key, row.shard, row.version, row.head, row.digest, row.started_at)
+
+    # -- writing ---------------------------------------------------------------------------------------------------
+
+    def _write(
+        self,
+        work: _Work,
+        cached: CachedRun,
+        now: datetime,
+        prepared: Prepared,
+        fired: set[str],
+        start: Arrival | None,
+    ) -> None:
+        """Put one run's decision into the batch."""
+        batch, execution = prepared.batch, cached.execution
+        decision = execution.take()
+        if not decision.events:
+            return
+        digest = cached.digest
+        for event in decision.events:
+            digest = chain_digest(digest, event)
+            batch.events.append(NewEvent(work.run, event, digest))
+            if event.kind is EventKind.RUN_STALLED:
+                cached.stall = event.payload
+        head = decision.events[-1].seq
+        self._put_effects(work, cached, decision.effects, fired, batch)
+        state = execution.state
+        status, reason = execution.status, execution.stall_reason
+        ended_at = now if status in ENDED else None
+        failure = cached.stall if status is Status.STALLED else state.failure
+        cause = state.cause.value if state.cause is not None else None
+        if work.row is None:
+            assert start is not None
+            given = json_after(start.payload or "", "input")
+            batch.runs.append(
+                NewRun(
+                    id=work.run,
+                    saga=cached.saga,
+                    key=cached.key,
+                    shard=cached.shard,
+                    version=cached.version,
+                    build=self._build,
+                    status=status.value,
+                    reason=reason.value if reason else None,
+                    cause=cause,
+                    head=head,
+                    digest=digest,
+                    input_digest=_digest(given),
+                    input=given,
+                    result=state.result,
+                    failure=failure,
+                    started_at=now,
+                    ended_at=ended_at,
+                )
+            )
+        else:
+            batch.changes.append(
+                RunChange(
+                    id=work.run,
+                    old_head=cached.head,
+                    head=head,
+                    build=self._build,
+                    status=status.value,
+                    reason=reason.value if reason else None,
+                    cause=cause,
+                    digest=digest,
+                    result=state.result,
+                    failure=failure,
+                    ended_at=ended_at,
+                )
+            )
+        prepared.heads[work.run] = (cached.head, head)
+        prepared.labels[work.run] = f"{cached.saga}/{cached.key}"
+        cached.head, cached.digest = head, digest
+
+    def _put_effects(
+        self, work: _Work, cached: CachedRun, effects: list[Effect], fired: set[str], batch: Batch
+    ) -> None:
+        timers: dict[str, NewTimer] = {}
+        gone = set(fired)
+        tasks: dict[UUID, NewTask] = {}
+        for effect in effects:
+            match effect:
+                case RunTask(token, attempt, name, given, limit):
+                    queue = self._queue(name)
+                    lease = lease_seconds(limit)
+                    tasks[token] = NewTask(token, attempt, work.run, cached.shard, name, queue, given, lease, limit)
+                case SetTimer(name, due_at):
+                    timers[name] = NewTimer(work.run, name, cached.shard, due_at)
+                case CancelTimer(name):
+                    if timers.pop(name, None) is None:
+                        gone.add(name)
+                case Fence(token):
+                    if token not in tasks:
+                        batch.fences.append(token)
+                case Kill(token):
+                    if tasks.pop(token, None) is None:
+                        batch.kills.append(token)
+        batch.tasks.extend(tasks.values())
+        batch.timers.extend(timers.values())
+        batch.timers_gone.extend((work.run, name) for name in sorted(gone))
+
+    def _queue(self, task: str) -> str:
+        queue = self._queues.get(task)
+        if queue is None:
+            queue = self._queues[task] = self._route(task)
+        return queue
+
+
+def _start_of(work: _Work) -> Arrival | None:
+    first = work.arrivals[0] if work.arrivals else None
+    return first if first is not None and first.kind == EventKind.RUN_STARTED else None
+
+
+def _input(arrival: Arrival) -> Input:
+    return Input(
+        EventKind(arrival.kind),
+        arrival.at,
+        arrival.token,
+        arrival.attempt,
+        arrival.claimant,
+        arrival.dedupe,
+        arrival.payload,
+    )
+
+
+def _digest(given: str) -> bytes:
+    return hashlib.sha256(given.encode()).digest()

@@ -1,0 +1,237 @@
+"""What a Celery worker does with one message: claim, run, record, and only then let it be acknowledged.
+
+It knows one attempt. What follows from its outcome is the coordinator's to decide.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, TypeVar
+from uuid import UUID, uuid4
+
+import psycopg
+from celery.exceptions import Ignore, Retry, SoftTimeLimitExceeded
+from sqlalchemy.exc import DBAPIError
+
+from saga.core.current import Attempt, attempt_now
+from saga.core.definition import AnyStep
+from saga.core.errors import Abort, RetryLater
+from saga.core.events import Direction, EventKind
+from saga.core.outcome import wrap
+from saga.core.state import GRACE_SECONDS
+from saga.engine.crashpoints import Point, reach
+from saga.engine.installation import Installation
+from saga.engine.outcomes import Ended, function_of, run_attempt
+from saga.engine.records import Claim
+from saga.engine.renewing import Renewer
+from saga.engine.store.connect import Connection, connect
+from saga.engine.store.failures import CommitUnknown
+
+log = logging.getLogger("saga.worker")
+T = TypeVar("T")
+
+#: Seconds between two tries to reach Postgres: the first, and the longest.
+RETRY_SECONDS = (0.05, 2.0)
+
+_connections: dict[tuple[int, str], Connection] = {}
+
+
+def register_tasks(installation: Installation) -> None:
+    """Register a Celery task for every action, compensation and probe that has none yet."""
+    app = installation.app
+    for name, step in installation.definitions.steps.items():
+        for direction, suffix in (
+            (Direction.ACTION, ""),
+            (Direction.COMPENSATION, ".compensate"),
+            (Direction.PROBE, ".probe"),
+        ):
+            if function_of(step, direction) is not None and name + suffix not in app.tasks:
+                app.register_task(_task_class(app, installation, step, direction, name + suffix)())
+
+
+def _task_class(app: Any, installation: Installation, step: AnyStep, direction: Direction, name: str) -> type[Any]:
+    policy = step.compensation_policy if direction is Direction.COMPENSATION else step.policy
+    timeout = policy.timeout_seconds
+
+    def run(self: Any, *, idempotency_key: str, run: str, attempt: int) -> None:
+        perform(installation, step, direction, UUID(idempotency_key), run, attempt)
+
+    # These live on our class only: the team's other tasks keep their settings. The framework's own rules are none of them:
+    # a message may be lost or doubled without them, too.
+    settings: dict[str, Any] = {
+        "name": name,
+        "run": run,
+        "__doc__": function_of(step, direction).__doc__ or step.__doc__,
+        "__module__": step.__module__,
+        "acks_late": True,
+        "acks_on_failure_or_timeout": True,
+        "reject_on_worker_lost": True,
+        "ignore_result": True,
+        "store_errors_even_if_ignored": False,
+        "serializer": "json",
+        "throws": (Abort,),
+        "soft_time_limit": timeout,
+        "time_limit": None if timeout is None else timeout + GRACE_SECONDS,
+        "max_retries": None,
+        "autoretry_for": (),
+    }
+    return type("StepTask", (app.Task,), settings)
+
+
+def perform(
+    installation: Installation, step: AnyStep, direction: Direction, token: UUID, run: str, number: int
+) -> None:
+    """Run one delivery of one attempt to its recorded outcome; a delivery that may not claim it is dropped.
+
+    Raises:
+        Ignore: another delivery has it, or it is over.
+        Retry: the outcome is recorded and another attempt may follow; Celery shows it as RETRY, and sends nothing.
+        Exception: the outcome is recorded; Celery shows the task as failed.
+    """
+    reach(Point.WORKER_RECEIVED, step.name)
+    claimant = uuid4()
+    working = installation.working
+    durable = not (step.transactional and direction is not Direction.PROBE)
+    claim = _until_answered(
+        installation, lambda connection: working.claim(connection, token, number, claimant, durable=durable)
+    )
+    if claim is None:
+        log.info("dropped a message: attempt %s of %s for %s is done, fenced or another's", number, step.name, run)
+        raise Ignore
+    reach(Point.WORKER_CLAIMED, claim.name)
+    action = token if direction is Direction.ACTION else UUID(json.loads(claim.input)["action"])
+    running = Attempt(action if direction is Direction.PROBE else token, action, number, run, step.name)
+    reset = attempt_now.set(running)
+    began = time.monotonic()
+    try:
+        with Renewer(installation, claim, running):
+            if step.transactional and direction is not Direction.PROBE:
+                ended = _run_in_transaction(installation, step, direction, claim, running, began)
+            else:
+                ended = run_attempt(step, direction, claim.input, installation.codec)
+                reach(Point.WORKER_RAN, claim.name)
+                _record(installation, claim, ended, began)
+    finally:
+        attempt_now.reset(reset)
+    reach(Point.WORKER_RECORDED, claim.name)
+    _show(step, direction, number, ended)
+
+
+def _record(installation: Installation, claim: Claim, ended: Ended, began: float) -> None:
+    """Tell the outcome until there is an answer; a fenced attempt tells it late, for it may be the only witness."""
+    working = installation.working
+    payload = _payload(ended, began)
+    recorded = _until_answered(
+        installation,
+        lambda connection: working.record_outcome(connection, claim, ended.kind, payload, durable=False),
+    )
+    if not recorded:
+        log.warning("attempt %s of %s was fenced while it ran; its outcome is told late", claim.attempt, claim.name)
+        _until_answered(installation, lambda connection: working.record_late(connection, claim, ended.kind, payload))
+
+
+def _payload(ended: Ended, began: float) -> str:
+    return wrap(ended.value, worker=worker_name(), ran_seconds=time.monotonic() - began)
+
+
+def _run_in_transaction(
+    installation: Installation,
+    step: AnyStep,
+    direction: Direction,
+    claim: Claim,
+    running: Attempt,
+    began: float,
+) -> Ended:
+    """Run a transactional step (P6): its effect and its outcome commit together, or neither does."""
+    engine = installation.database.engine(autocommit=False)
+    while True:
+        with engine.connect() as connection:
+            transaction = connection.begin()
+            running.connection = connection
+            ended = run_attempt(step, direction, claim.input, installation.codec)
+            reach(Point.WORKER_RAN, claim.name)
+            if ended.kind is not EventKind.STEP_SUCCEEDED:
+                with suppress(DBAPIError):
+                    transaction.rollback()
+                break
+            try:
+                payload = _payload(ended, began)
+                if not installation.working.record_outcome_within(connection, claim, ended.kind, payload):
+                    transaction.rollback()
+                    log.warning(
+                        "attempt %s of %s was fenced while it ran and is rolled back", claim.attempt, claim.name
+                    )
+                    return ended
+                transaction.commit()
+                return ended
+            except (DBAPIError, SoftTimeLimitExceeded) as error:
+                log.warning("the commit of %s has no answer (%s): looking", claim.name, type(error).__name__)
+        standing = _until_answered(
+            installation, lambda c: installation.working.still_claimed(c, claim.token, claim.attempt)
+        )
+        if standing.claimed_by != claim.claimant:
+            return ended  # no row: it landed, or it was fenced before and rolled back
+    if ended.kind is EventKind.STEP_REFUSED:  # rolled back with the transaction: nothing landed
+        ended = Ended(EventKind.STEP_ROLLED_BACK, ended.value, ended.error)
+    _record(installation, claim, ended, began)
+    return ended
+
+
+def _show(step: AnyStep, direction: Direction, number: int, ended: Ended) -> None:
+    """Let Celery show what happened: RETRY where another attempt follows, the error itself on the last."""
+    error = ended.error
+    if error is None:
+        return
+    if isinstance(error, Exception) and not isinstance(error, Abort):
+        policy = step.compensation_policy if direction is Direction.COMPENSATION else step.policy
+        if isinstance(error, RetryLater) or policy.retry.allows(number):
+            raise Retry(message=f"attempt {number} of {step.name}: {type(error).__name__}", exc=error)
+    raise error
+
+
+def _until_answered(installation: Installation, ask: Callable[[Connection], T]) -> T:
+    """Ask Postgres until there is an answer: without one nothing may run, and nothing may be acknowledged."""
+    pause = RETRY_SECONDS[0]
+    while True:
+        try:
+            return ask(_connection(installation))
+        except (psycopg.OperationalError, psycopg.InterfaceError, CommitUnknown, SoftTimeLimitExceeded) as error:
+            log.warning("no answer from Postgres (%s); asking again in %.2f s", type(error).__name__, pause)
+            disconnect(installation)
+            time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads reconnects, no secret
+            pause = min(pause * 2, RETRY_SECONDS[1])
+
+
+def _connection(installation: Installation) -> Connection:
+    """Return this process's connection, made after any fork."""
+    key = (os.getpid(), installation.schema)
+    connection = _connections.get(key)
+    if connection is None or connection.closed:
+        session = not installation.app.conf.saga_pgbouncer
+        connection = _connections[key] = connect(
+            installation.database.url, application_name="saga-worker", session=session
+        )
+    return connection
+
+
+def disconnect(installation: Installation) -> None:
+    """Close this process's connection, if it has one."""
+    connection = _connections.pop((os.getpid(), installation.schema), None)
+    if connection is not None:
+        with suppress(psycopg.Error):
+            connection.close()
+
+
+def worker_name() -> str:
+    """Return who runs this: the worker's node name, if it has one, and the process."""
+    from celery import current_task
+
+    request: Any = getattr(current_task, "request", None)
+    node = getattr(request, "hostname", None) or "worker"
+    return f"{node}/{os.getpid()}"

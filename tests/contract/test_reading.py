@@ -1,0 +1,130 @@
+"""What clients and commands see."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from saga.core.events import EventKind
+from saga.engine.records import Batch, Incident, NewTimer
+from saga.engine.store.connect import Connection
+
+from .world import World, change_of, new_event, new_run
+
+
+def test_a_run_that_nobody_has_taken_yet_is_seen_by_its_arrivals(world: World, connection: Connection) -> None:
+    world.sending.send(
+        connection,
+        shard=3,
+        lane=1,
+        run=UUID(int=5),
+        saga="checkout",
+        key="order-7",
+        kind="RunStarted",
+        dedupe=None,
+        payload="{}",
+    )
+
+    assert world.reading.find(connection, "checkout", "order-7") is None
+    assert [a.kind for a in world.reading.pending_arrivals(connection, "checkout", "order-7")] == ["RunStarted"]
+    assert world.reading.pending_arrivals(connection, "checkout", "order-8") == []
+
+
+def test_outcomes_of_a_run_are_pending_too(world: World, connection: Connection) -> None:
+    started = world.start(connection, world.coordinator(connection))
+    claim = world.claimed(connection, started.task)
+    world.working.record_outcome(connection, claim, "StepSucceeded", "{}", durable=True)
+
+    pending = world.reading.pending_arrivals(connection, "checkout", started.run.key)
+
+    assert [(arrival.kind, arrival.token) for arrival in pending] == [("StepSucceeded", claim.token)]
+
+
+def test_a_finished_run_is_found_with_its_texts(world: World, connection: Connection) -> None:
+    me = world.coordinator(connection)
+    run = world.start(connection, me).run
+    done = change_of(run, status="completed", result='{"b": 1, "a": "\\u0000"}', ended_at=datetime.now(UTC))
+    world.turning.commit(connection, me, Batch(changes=[done], events=[new_event(run.id, 2, EventKind.RUN_COMPLETED)]))
+
+    found = world.reading.find(connection, "checkout", run.key)
+
+    assert found is not None
+    assert (found.input, found.result, found.failure) == (run.input, done.result, None)
+    assert (found.row.status, found.row.input_digest, found.row.ended_at) == (
+        "completed",
+        run.input_digest,
+        done.ended_at,
+    )
+    assert [event.kind for event, _ in world.reading.events(connection, run.id)] == ["RunStarted", "RunCompleted"]
+    assert [event.seq for event, _ in world.reading.events(connection, run.id, 1)] == [2]
+
+
+def test_runs_are_listed_newest_first_in_pages(world: World, connection: Connection) -> None:
+    me = world.coordinator(connection)
+    runs = [new_run(id=UUID(int=number)) for number in range(1, 6)]
+    runs.append(new_run(id=UUID(int=9), saga="refund", status="stalled", reason="saga_bug"))
+    world.turning.commit(connection, me, Batch(runs=runs))
+
+    first = world.reading.list_runs(connection, limit=3)
+    second = world.reading.list_runs(connection, limit=3, before=first[-1].id)
+
+    assert [run.id.int for run in first + second] == [9, 5, 4, 3, 2, 1]
+    assert [run.id.int for run in world.reading.list_runs(connection, status="stalled")] == [9]
+    assert [run.id.int for run in world.reading.list_runs(connection, status=["stalled", "running"], limit=2)] == [9, 5]
+    assert world.reading.list_runs(connection, saga="checkout", status="stalled") == []
+    assert world.reading.statuses(connection) == {"running": 5, "stalled": 1}
+
+
+def test_what_a_run_waits_for_is_seen(world: World, connection: Connection) -> None:
+    me = world.coordinator(connection)
+    started = world.start(connection, me, tasks=2)
+    claim = world.claimed(connection, started.task)
+    due = datetime.now(UTC) + timedelta(hours=1)
+    world.turning.commit(
+        connection,
+        me,
+        Batch(
+            timers=[NewTimer(started.run.id, "retry", 7, due)],
+            incidents=[Incident(started.run.id, claim.token, 1, "OutcomeLate", None)],
+        ),
+    )
+
+    running, queued = world.reading.open_tasks(connection, started.run.id)
+
+    assert (running.claimed_by, queued.claimed_by) == (claim.claimant, None)
+    assert running.claimed_at is not None
+    assert running.lease_until is not None
+    assert (running.name, running.queue, running.attempt) == ("payments.charge_card", "celery", 1)
+    assert [(timer.name, timer.due_at) for timer in world.reading.timers(connection, started.run.id)] == [
+        ("retry", due)
+    ]
+    (incident,) = world.reading.incidents(connection, started.run.id)
+    assert (incident.kind, incident.token) == ("OutcomeLate", claim.token)
+
+
+def test_depths_tell_what_waits_for_whom(world: World, connection: Connection) -> None:
+    me = world.coordinator(connection)
+    nothing = world.reading.depths(connection)
+    started = world.start(connection, me, tasks=3, queue="mail")
+    world.claimed(connection, started.task)
+    world.turning.commit(connection, me, Batch(fences=[started.tasks[1].token]))
+
+    depths = world.reading.depths(connection)
+
+    assert (nothing.arrivals, nothing.starts, nothing.unclaimed, nothing.claimed) == (None, None, {}, {})
+    assert depths.arrivals is not None
+    assert (depths.arrivals.count, depths.starts) == (1, None)
+    assert {queue: depth.count for queue, depth in depths.unclaimed.items()} == {"mail": 1}
+    assert {queue: depth.count for queue, depth in depths.claimed.items()} == {"mail": 1}
+
+
+def test_coordinators_are_seen_with_their_shards(world: World, connection: Connection) -> None:
+    dead, expired, living = (world.coordinator(connection, lease_seconds=lease) for lease in (0, 0, 60))
+    world.membership.acquire(connection, living, 2, 0)
+    world.membership.bury(connection, dead, grace_seconds=0)
+
+    seen = world.reading.coordinators(connection)
+    everyone = world.reading.coordinators(connection, buried=True)
+
+    assert [(row.id, row.alive, row.shards) for row in seen] == [(expired, False, []), (living, True, [0, 1])]
+    assert [(row.id, row.dead_at is None) for row in everyone] == [(dead, False), (expired, True), (living, True)]

@@ -1,0 +1,216 @@
+"""P2-P6: claims, outcomes and what a fenced worker may still do."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import create_engine
+
+from saga.engine.store.connect import Connection, conninfo_of
+from saga.engine.store.failures import CommitUnknown
+from saga.engine.store.working import Standing, late_payload
+
+from .world import World, in_thread, inbox, wait_until_blocked
+
+
+def test_a_claim_by_two_deliveries_is_had_by_the_first(world: World, connection: Connection) -> None:
+    task = world.start(connection, world.coordinator(connection)).task
+
+    first = world.working.claim(connection, task.token, 1, uuid4())
+    second = world.working.claim(world.connect(), task.token, 1, uuid4())
+
+    assert first is not None
+    assert (first.run, first.shard, first.name, first.input) == (task.run, task.shard, task.name, task.input)
+    assert (first.lease_seconds, first.limit_seconds) == (30.0, 20.0)
+    assert second is None
+
+
+def test_two_claims_at_once_wait_for_each_other_and_one_gets_it(world: World, connection: Connection) -> None:
+    task = world.start(connection, world.coordinator(connection)).task
+    other = world.connect()
+
+    with connection.transaction():
+        assert world.working.claim(connection, task.token, 1, uuid4()) is not None
+        waiting = in_thread(world.working.claim, other, task.token, 1, uuid4())
+        wait_until_blocked(world.connect(), other)
+
+    assert waiting.result(timeout=10) is None
+
+
+def test_a_claim_whose_reply_was_lost_is_had_again_by_the_same_delivery(world: World, connection: Connection) -> None:
+    task = world.start(connection, world.coordinator(connection)).task
+    delivery = uuid4()
+
+    world.working.claim(connection, task.token, 1, delivery)
+    again = world.working.claim(connection, task.token, 1, delivery)
+
+    assert again is not None
+
+
+@pytest.mark.parametrize("attempt", [0, 2])
+def test_a_message_of_another_attempt_claims_nothing(world: World, connection: Connection, attempt: int) -> None:
+    task = world.start(connection, world.coordinator(connection)).task
+
+    assert world.working.claim(connection, task.token, attempt, uuid4()) is None
+
+
+def test_an_outcome_ends_the_attempt_and_tells_its_run(world: World, connection: Connection) -> None:
+    task = world.start(connection, world.coordinator(connection)).task
+    claim = world.claimed(connection, task)
+
+    recorded = world.working.record_outcome(connection, claim, "StepSucceeded", '{"id": 5}', durable=False)
+
+    assert recorded
+    assert inbox(connection) == [("StepSucceeded", task.run, task.token, 1, claim.claimant, '{"id": 5}')]
+    assert world.reading.open_tasks(connection, task.run) == []
+    assert world.working.claim(connection, task.token, 1, claim.claimant) is None
+
+
+def test_an_outcome_recorded_twice_is_told_once(world: World, connection: Connection) -> None:
+    task = world.start(connection, world.coordinator(connection)).task
+    claim = world.claimed(connection, task)
+
+    first = world.working.record_outcome(connection, claim, "StepSucceeded", None, durable=True)
+    second = world.working.record_outcome(connection, claim, "StepSucceeded", None, durable=True)
+
+    assert (first, second) == (True, False)
+    assert len(inbox(connection)) == 1
+
+
+def test_a_fenced_worker_records_nothing_and_tells_it_late(world: World, connection: Connection) -> None:
+    task = world.start(connection, world.coordinator(connection), lease_seconds=1e-6).task
+    claim = world.claimed(connection, task)
+    assert world.reaping.reap_lost(connection, [task.shard], grace_seconds=0) == 1
+
+    recorded = world.working.record_outcome(connection, claim, "StepSucceeded", '{"id": 5}', durable=False)
+    world.working.record_late(connection, claim, "StepSucceeded", '{"id": 5}')
+
+    assert not recorded
+    lost, late = inbox(connection)
+    assert lost == ("StepLost", task.run, task.token, 1, claim.claimant, None)
+    assert late[:5] == ("OutcomeLate", task.run, task.token, 1, claim.claimant)
+    assert late_payload(late[5]) == ("StepSucceeded", {"id": 5})
+
+
+def test_a_late_outcome_without_a_payload_is_read_back_as_none(world: World, connection: Connection) -> None:
+    task = world.start(connection, world.coordinator(connection)).task
+
+    world.working.record_late(connection, world.claimed(connection, task), "StepUnknown", None)
+
+    assert late_payload(inbox(connection)[0][5]) == ("StepUnknown", None)
+
+
+def test_a_renewal_ends_with_the_limit_and_its_grace(world: World, connection: Connection) -> None:
+    task = world.start(connection, world.coordinator(connection), lease_seconds=500, limit_seconds=20).task
+    claim = world.claimed(connection, task)
+
+    renewed = world.working.renew(connection, claim, grace_seconds=3)
+
+    (row,) = world.reading.open_tasks(connection, task.run)
+    assert renewed
+    assert row.claimed_at is not None
+    assert row.lease_until == row.claimed_at + timedelta(seconds=23)
+
+
+def test_a_step_without_a_limit_is_renewed_for_ever(world: World, connection: Connection) -> None:
+    task = world.start(connection, world.coordinator(connection), lease_seconds=500, limit_seconds=None).task
+    claim = world.claimed(connection, task)
+
+    assert claim.limit_seconds is None
+    assert world.working.renew(connection, claim, grace_seconds=3)
+
+    (row,) = world.reading.open_tasks(connection, task.run)
+    assert row.lease_until is not None
+    assert row.claimed_at is not None
+    assert row.lease_until > row.claimed_at + timedelta(seconds=499)
+
+
+def test_a_fenced_worker_cannot_renew(world: World, connection: Connection) -> None:
+    task = world.start(connection, world.coordinator(connection), lease_seconds=1e-6).task
+    claim = world.claimed(connection, task)
+    world.reaping.reap_lost(connection, [task.shard], grace_seconds=0)
+
+    assert not world.working.renew(connection, claim, grace_seconds=3)
+
+
+def test_only_an_unflushed_outcome_commits_asynchronously(world: World, connection: Connection) -> None:
+    started = world.start(connection, world.coordinator(connection), tasks=2)
+    seen = []
+
+    for task, durable in zip(started.tasks, (True, False), strict=True):
+        claim = world.claimed(connection, task)
+        with connection.transaction():
+            world.working.record_outcome(connection, claim, "StepSucceeded", None, durable=durable)
+            seen.append(connection.execute("SHOW synchronous_commit").fetchall()[0][0])
+
+    assert seen == ["on", "off"]
+    assert connection.execute("SHOW synchronous_commit").fetchall() == [("on",)]
+
+
+def test_a_transactional_step_commits_its_outcome_with_its_work(world: World, connection: Connection) -> None:
+    started = world.start(connection, world.coordinator(connection), tasks=2)
+    kept, dropped = (world.claimed(connection, task) for task in started.tasks)
+    engine = create_engine("postgresql+psycopg://" + conninfo_of(world.database.url).partition("://")[2])
+
+    with engine.begin() as own:
+        assert world.working.record_outcome_within(own, kept, "StepSucceeded", '{"id": 5}')
+    with engine.connect() as own:
+        assert world.working.record_outcome_within(own, dropped, "StepSucceeded", None)
+        own.rollback()
+    with engine.begin() as own:
+        fenced = not world.working.record_outcome_within(own, kept, "StepSucceeded", '{"id": 5}')
+    engine.dispose()
+
+    assert fenced
+    assert inbox(connection) == [("StepSucceeded", kept.run, kept.token, 1, kept.claimant, '{"id": 5}')]
+    assert world.working.still_claimed(connection, kept.token, 1) == Standing(exists=False, claimed_by=None)
+    assert world.working.still_claimed(connection, dropped.token, 1) == Standing(True, dropped.claimant)
+
+
+@pytest.mark.parametrize("landed", [True, False])
+def test_a_lost_commit_is_waited_for_before_it_is_judged(world: World, connection: Connection, landed: bool) -> None:
+    claim = world.claimed(connection, world.start(connection, world.coordinator(connection)).task)
+    asking = world.connect()
+
+    with connection.transaction(force_rollback=not landed):
+        world.working.record_outcome(connection, claim, "StepSucceeded", None, durable=True)
+        answer = in_thread(world.working.still_claimed, asking, claim.token, 1)
+        wait_until_blocked(world.connect(), asking)
+
+    expected = Standing(False, None) if landed else Standing(True, claim.claimant)
+    assert answer.result(timeout=10) == expected
+
+
+def test_an_unclaimed_attempt_stands_without_a_claimant(world: World, connection: Connection) -> None:
+    task = world.start(connection, world.coordinator(connection)).task
+
+    assert world.working.still_claimed(connection, task.token, 1) == Standing(exists=True, claimed_by=None)
+
+
+def test_the_workers_path_needs_no_session(world: World, connection: Connection) -> None:
+    task = world.start(connection, world.coordinator(connection)).task
+    pooled = world.connect(session=False)
+
+    for _ in range(7):  # more than psycopg's threshold for preparing
+        claim = world.working.claim(pooled, task.token, 1, task.run)
+    assert claim is not None
+    assert world.working.renew(pooled, claim, grace_seconds=3)
+    assert world.working.record_outcome(pooled, claim, "StepSucceeded", None, durable=False)
+
+    assert pooled.execute("SELECT count(*) FROM pg_prepared_statements").fetchall() == [(0,)]
+
+
+def test_an_outcome_without_its_standby_is_unknown(world: World, connection: Connection) -> None:
+    claim = world.claimed(connection, world.start(connection, world.coordinator(connection)).task)
+    owner = world.connect_as_owner()
+    # What a cancelled wait for a synchronous standby looks like: success, and this warning.
+    owner.execute(
+        "CREATE FUNCTION saga.cut_off() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN RAISE WARNING 'canceling wait for synchronous replication due to user request'; RETURN NULL; END $$"
+    )
+    owner.execute("CREATE TRIGGER cut_off AFTER INSERT ON saga.inbox EXECUTE FUNCTION saga.cut_off()")
+
+    with pytest.raises(CommitUnknown, match="synchronous standby"):
+        world.working.record_outcome(connection, claim, "StepSucceeded", None, durable=True)
