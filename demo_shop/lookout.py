@@ -108,6 +108,18 @@ class Lookout:
         )
         return dict(rows)
 
+    def logs(self, keys: Collection[str]) -> dict[str, list[str]]:
+        """Return the logs of the runs with these keys, one line an event."""
+        rows = self._rows(
+            "SELECT r.key, concat_ws(' ', e.seq, e.at, e.kind, e.key, e.attempt, e.token, e.payload) "
+            "FROM {s}.event e JOIN {s}.run r ON r.id = e.run WHERE r.key = ANY(%(keys)s) ORDER BY r.key, e.seq",
+            keys=list(keys),
+        )
+        logs: dict[str, list[str]] = {}
+        for key, line in rows:
+            logs.setdefault(key, []).append(line)
+        return logs
+
     def heads(self, runs: Collection[UUID]) -> dict[UUID, int]:
         """Return how far the logs of these runs have come."""
         return dict(self._rows("SELECT id, head FROM {s}.run WHERE id = ANY(%(runs)s)", runs=list(runs)))

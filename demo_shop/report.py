@@ -16,7 +16,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from demo_shop.chaos import Kill
+from demo_shop.chaos import Kill, KillKind
 from demo_shop.verdict import Verdict
 
 #: Seconds between two plain lines where there is no terminal.
@@ -140,7 +140,7 @@ def print_outcome(console: Console, outcome: Outcome) -> None:
     figures.add_column("how many", justify="right")
     for name, value in summary(outcome).items():
         shown = ", ".join(f"{key} {item}" for key, item in value.items()) if isinstance(value, dict) else str(value)
-        if name not in {"findings", "complaints", "kill_records"}:
+        if name not in {"findings", "complaints", "kill_records", "recovery_seconds_by_kind"}:
             figures.add_row(name.replace("_", " "), shown)
     console.print(figures)
     for finding in outcome.verdict.findings:
@@ -158,6 +158,11 @@ def write_json(path: Path, outcome: Outcome) -> None:
     """Write the outcome as JSON; the folder is made if it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(summary(outcome), indent=2) + "\n")
+
+
+def write_logs(path: Path, logs: Mapping[str, Sequence[str]]) -> None:
+    """Write the logs of runs, for whoever has to find out what went wrong."""
+    path.write_text("".join(f"{key}\n" + "".join(f"    {line}\n" for line in lines) for key, lines in logs.items()))
 
 
 def summary(outcome: Outcome) -> dict[str, Any]:
@@ -178,6 +183,11 @@ def summary(outcome: Outcome) -> dict[str, Any]:
         "mail_doubles": verdict.mail_doubles,
         "kills": dict(Counter(kill.kind.value for kill in counted)),
         "recovery_seconds": recovery_seconds(counted),
+        "recovery_seconds_by_kind": {
+            kind.value: recovery_seconds([kill for kill in counted if kill.kind is kind])
+            for kind in KillKind
+            if any(kill.kind is kind for kill in counted)
+        },
         "lease_seconds": outcome.lease_seconds,
         "wall_seconds": round(outcome.wall_seconds, 1),
         "hits": dict(verdict.hits),

@@ -20,7 +20,7 @@ from demo_shop.evidence import Evidence, accepted_orders, ledger_path, read_jour
 from demo_shop.lookout import UNREACHABLE, Lookout
 from demo_shop.orders import PlannedOrder, plan_orders, scripts_of
 from demo_shop.processes import Supervisor
-from demo_shop.report import Board, Outcome, Snapshot, print_outcome, write_json
+from demo_shop.report import Board, Outcome, Snapshot, print_outcome, write_json, write_logs
 from demo_shop.services.catalogue import SERVICES
 from demo_shop.services.switches import write_scripts
 from demo_shop.verdict import judge
@@ -70,14 +70,24 @@ def run(options: Options, console: Console) -> int:
     place = ROOT / ".saga"
     place.mkdir(exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="demo-", dir=place))
-    outcome = _run_in(folder, options, console, began)
+    try:
+        outcome = _run_in(folder, options, console, began)
+    except KeyboardInterrupt:
+        shutil.rmtree(folder)
+        raise
+    except BaseException:
+        console.print(f"The processes' logs are in {folder}", soft_wrap=True)
+        raise
     print_outcome(console, outcome)
     if options.json_path is not None:
         write_json(options.json_path, outcome)
     if outcome.good:
         shutil.rmtree(folder)
     else:
-        console.print(f"The processes' logs, the ledgers and the client's file are in {folder}", soft_wrap=True)
+        console.print(
+            f"The processes' logs, the ledgers, the client's file and the logs of what is wrong are in {folder}",
+            soft_wrap=True,
+        )
     return 0 if outcome.good else 1
 
 
@@ -123,27 +133,29 @@ def _run_in(folder: Path, options: Options, console: Console, began: float) -> O
         chaos.stop()
         opinions = lookout.opinions()
         mending.set()
-        # What a worker still has in hand ends now, so that an effect after this moment cannot be missed.
-        supervisor.stop(*WORKERS)
         unexpected = supervisor.unexpected_ends()
+        # Whatever a worker still has in hand ends here, so that no effect can follow the look at the ledgers.
         supervisor.stop_all()
+        entries = read_journal(journal)
+        accepted = accepted_orders(entries)
+        evidence = Evidence(
+            accepted=accepted,
+            ledgers=read_ledgers(folder),
+            opinions=opinions,
+            planted=frozenset(order.order.id for order in planned if order.stalls),
+            asked=frozenset(entry["order"] for entry in entries),
+        )
+        verdict = judge(evidence)
+        if verdict.findings:
+            write_logs(folder / "runs.txt", lookout.logs({found.order for found in verdict.findings}))
     if chaos.error is not None:
         complaints.append(f"the kills ended early: {chaos.error!r}")
     if len(chaos.counted) < options.kills:
         complaints.append(f"only {len(chaos.counted)} of {options.kills} kills met work in flight")
-    entries = read_journal(journal)
-    accepted = accepted_orders(entries)
     if len(accepted) < options.orders:
         complaints.append(f"only {len(accepted)} of {options.orders} orders were accepted")
-    evidence = Evidence(
-        accepted=accepted,
-        ledgers=read_ledgers(folder),
-        opinions=opinions,
-        planted=frozenset(order.order.id for order in planned if order.stalls),
-        asked=frozenset(entry["order"] for entry in entries),
-    )
     return Outcome(
-        verdict=judge(evidence),
+        verdict=verdict,
         kills=chaos.kills,
         seed=options.seed,
         lease_seconds=options.lease_seconds,

@@ -57,7 +57,7 @@ class Pending(Generic[T]):
 
     @property
     def _failed(self) -> bool:
-        return self.settled and not self._state.succeeded
+        return self.settled and (self._state.discarded or not self._state.succeeded)
 
     def _failure(self) -> StepFailed:
         said: dict[str, str] = json.loads(self._state.failure or "{}")

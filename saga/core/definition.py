@@ -1,4 +1,7 @@
-"""Steps and sagas as their authors declare them. It checks what can be seen in a declaration; it runs and stores nothing."""
+"""Steps and sagas as their authors declare them.
+
+It checks what can be seen in a declaration; it runs and stores nothing.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +22,15 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 #: Seconds that one attempt may take when nothing else is written.
 TIMEOUT_SECONDS = 60.0
+#: Seconds that a run's timeout may be at most: ten years.
+RUN_TIMEOUT_SECONDS_MAX = 10 * 365 * 86_400
 #: Seconds after which a compensation gives up and the run stalls: 72 hours.
 COMPENSATION_DEADLINE_SECONDS = 72 * 3600.0
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """How one function of a step is attempted; pinned in the log when its first attempt is scheduled. Seconds throughout."""
+    """How one function of a step is attempted, in seconds; pinned in the log when its first attempt is scheduled."""
 
     retry: Retry = Retry()
     timeout_seconds: float | None = TIMEOUT_SECONDS  #: for one attempt
@@ -57,7 +62,7 @@ def _changed(policy: Policy, retry: Retry | None, timeout: Seconds, deadline: Se
 
 
 def function_name(function: Callable[..., Any]) -> str:
-    """Return `payments.charge_card` for `shop.payments.charge_card`; for a script, its file's stem stands for `__main__`."""
+    """Return `payments.charge_card` for `shop.payments.charge_card`; a script's file stem stands for `__main__`."""
     module = function.__module__
     if module == "__main__":
         file = getattr(sys.modules["__main__"], "__file__", None)
@@ -74,12 +79,19 @@ def place_of(function: Callable[..., Any]) -> str:
 def _check_function(function: Any, what: str) -> None:
     if isinstance(function, (staticmethod, classmethod)) or not callable(function):
         raise DefinitionError(f"{what} on {function!r}: write it on a plain function at the top of a module")
-    if hasattr(function, "delay") and hasattr(function, "apply_async"):
-        raise DefinitionError(
-            f"{what} over a Celery task ({getattr(function, 'name', function)!r}): remove @task; {what} registers its own tasks"
-        )
     if isinstance(function, AnyStep):
         raise DefinitionError(f"{what} over the step {function.name!r}: a function is one step only")
+    if hasattr(function, "delay") and hasattr(function, "apply_async"):
+        raise DefinitionError(
+            f"{what} over a Celery task ({getattr(function, 'name', function)!r}): remove @task; "
+            f"{what} registers its own tasks"
+        )
+    if not hasattr(function, "__qualname__"):
+        raise DefinitionError(f"{what} on {function!r}: it has no name of its own; write it on a plain function")
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise DefinitionError(
+            f"{what} on the generator {function.__qualname__} ({place_of(function)}): return its values as a list"
+        )
     owner = function.__qualname__.rpartition(".")[0]
     if owner and not owner.endswith("<locals>"):
         raise DefinitionError(
@@ -139,6 +151,7 @@ class AnyStep:
     def _add_compensation(
         self, function: Callable[..., Any], retry: Retry | None, timeout: Seconds, deadline: Seconds
     ) -> None:
+        self._check_declared("compensate")
         _check_function(function, f"@{self.__name__}.compensate")
         if self.compensation is not None:
             raise DefinitionError(
@@ -148,12 +161,19 @@ class AnyStep:
         self.compensation_policy = _changed(self.compensation_policy, retry, timeout, deadline)
 
     def _add_probe(self, function: Callable[..., Any]) -> None:
+        self._check_declared("probe")
         _check_function(function, f"@{self.__name__}.probe")
         if self.probe_function is not None:
             raise DefinitionError(
                 f"step {self.name} has two probes: {place_of(self.probe_function)} and {place_of(function)}"
             )
         self.probe_function = function
+
+    def _check_declared(self, what: str) -> None:
+        if self.declared is not self:
+            raise DefinitionError(
+                f"step {self.name}: .{what} on what with_options returned: write @{self.__name__}.{what} on the step itself"
+            )
 
     def _copy_with(self, retry: Retry | None, timeout: Seconds, deadline: Seconds) -> Any:
         copy = object.__new__(type(self))
@@ -207,9 +227,9 @@ class Step(AnyStep, Generic[P, R]):
         timeout: Seconds = _UNSET,
         deadline: Seconds = _UNSET,
     ) -> Any:
-        """Declare the function that undoes the action; it gets the result (None: nobody knows whether it landed) and the inputs.
+        """Declare the function that undoes the action; it gets the result and the inputs.
 
-        Its defaults: no cap on attempts, and 72 hours after which the run stalls in front of an operator.
+        The result is None where nobody knows whether the action landed. Its defaults: no cap on attempts, and 72 hours after which the run stalls in front of an operator.
         """
         return _declare(self, function, retry, timeout, deadline)
 
@@ -294,14 +314,19 @@ def make_step(
     returns = inspect.signature(function).return_annotation
     if returns is inspect.Signature.empty:
         raise DefinitionError(
-            f"step {function.__qualname__} ({place_of(function)}) has no return annotation: write `-> None` or the type it "
-            "returns; its result is stored and read again by that type"
+            f"step {function.__qualname__} ({place_of(function)}) has no return annotation: write `-> None` or the type "
+            "it returns; its result is stored and read again by that type"
         )
+    name = name or function_name(function)
+    for taken in (name, *aliases):
+        if not 1 <= len(taken) <= 200 or not taken.isprintable() or taken.endswith((".compensate", ".probe")):
+            raise DefinitionError(
+                f"step name {taken!r} ({place_of(function)}): expected 1 to 200 printable characters that do not end in "
+                "`.compensate` or `.probe`, the names of the Celery tasks beside an action; give another name="
+            )
     cls: type[AnyStep] = VoidStep if returns in (None, "None") else Step
     policy = Policy(retry=retry or Retry(), timeout_seconds=timeout, deadline_seconds=deadline)
-    return cls(
-        function, name=name or function_name(function), aliases=aliases, policy=policy, transactional=transactional
-    )
+    return cls(function, name=name, aliases=aliases, policy=policy, transactional=transactional)
 
 
 class SagaDefinition:
@@ -310,12 +335,19 @@ class SagaDefinition:
     def __init__(
         self, function: Callable[..., Any], *, name: str, version: int = 1, timeout_seconds: float | None = None
     ) -> None:
-        if not name or "/" in name or len(name) > 200:
-            raise DefinitionError(f"saga name {name!r}: expected 1 to 200 characters without a slash")
+        if not name or "/" in name or len(name) > 200 or not name.isprintable():
+            raise DefinitionError(f"saga name {name!r}: expected 1 to 200 printable characters without a slash")
         if version < 1:
             raise DefinitionError(f"saga {name}: version={version}: expected 1 or more")
-        if timeout_seconds is not None and timeout_seconds <= 0:
-            raise DefinitionError(f"saga {name}: timeout={timeout_seconds}: expected seconds above 0, or None")
+        if timeout_seconds is not None and not 0 < timeout_seconds <= RUN_TIMEOUT_SECONDS_MAX:
+            raise DefinitionError(
+                f"saga {name}: timeout={timeout_seconds}: expected seconds above 0 and at most ten years, or None"
+            )
+        if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(inspect.unwrap(function)):
+            raise DefinitionError(
+                f"saga {name} ({place_of(function)}) is an async or generator function: write a plain `def`; "
+                "ctx.start(…) and ctx.gather(…) run steps side by side"
+            )
         self.function = function
         self.name = name
         self.version = version

@@ -107,9 +107,9 @@ class Abort(Exception):
 
 
 class RetryLater(Exception):
-    """Raise it in an action, compensation or probe to be asked again with the same token, without using up an attempt.
+    """Raise it in an action, compensation or probe to be asked again with the same token.
 
-    `after` is in seconds; the deadline still counts.
+    No attempt is used up; `after` is in seconds; the deadline still counts.
     """
 
     def __init__(self, after: float = 1.0) -> None:
@@ -123,4 +123,8 @@ def describe(error: BaseException, limit_characters: int = 2_000) -> dict[str, A
     """Turn an exception into the JSON object that the log keeps: its type and a bounded message."""
     kind = type(error)
     module = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
-    return {"type": f"{module}{kind.__qualname__}", "message": str(error)[:limit_characters]}
+    try:
+        message = str(error)
+    except Exception:
+        message = "its message cannot be read: its __str__ raises"
+    return {"type": f"{module}{kind.__qualname__}", "message": message[:limit_characters]}

@@ -74,6 +74,7 @@ class Execution:
         self.decision = Decision()
         self._definition = definition
         self.fold_only = fold_only  #: never run the function: enough to cancel or terminate what cannot be replayed
+        self._goes_back = False  #: its log has turned round: what is left to do needs no function
         self._halt: _Suspend | None = None
         self._message = ""
         self._program: Program | None = None
@@ -99,15 +100,17 @@ class Execution:
     def feed(self, given: Input, now: datetime) -> None:
         """Append one arrival, let the run come to rest, and add what follows to the decision. `now` is database time.
 
-        A function that raises, blocks, or asks for something else than its log says, stalls the run: then of this feed only
-        the arrival stays.
+        A function that raises, blocks, or asks for something else than its log says, stalls the run: then of this feed
+        only the arrival stays.
         """
         events, effects = len(self.decision.events), len(self.decision.effects)
         seq = self._seq
         try:
             self._append(given, self._not_before(given.at))
             self._come_to_rest(self._not_before(now))
-            if self._seq > EVENTS_MAX and self.state.ended is None and not self.state.undoing:
+            state = self.state
+            forward = state.ended is None and not state.undoing and state.suspended is None
+            if self._seq > EVENTS_MAX and forward:
                 raise _Suspend(StallReason.LIMIT_REACHED, f"its log has more than {EVENTS_MAX} events")
         except _Suspend as suspend:
             del self.decision.events[events:]
@@ -118,16 +121,18 @@ class Execution:
     def replay(self, events: Iterable[Event]) -> None:
         """Fold a log and bring the function to where it stood. Raises nothing: a run that cannot go on is `broken`."""
         self._recorded = tuple(events)
+        self._goes_back = any(event.kind is EventKind.RUN_COMPENSATING for event in self._recorded)
         try:
             while self._cursor < len(self._recorded):
                 event = self._recorded[self._cursor]
-                if event.kind in ASKED:
+                if event.kind in ASKED and not self._folds:
                     before = self._cursor
                     self._advance()
                     if self._cursor == before:
                         raise _Suspend(
                             StallReason.REPLAY_MISMATCH,
-                            f"the log has {event.kind} {event.key or ''} at {event.seq}; this code does not ask for it there",
+                            f"the log has {event.kind} {event.key or ''} at {event.seq}; "
+                            "this code does not ask for it there",
                         )
                     continue
                 if event.kind in ARRIVALS:
@@ -255,9 +260,13 @@ class Execution:
         if self._program is not None and (self.state.undoing or self.state.ended is not None):
             self._program.kill()
 
+    @property
+    def _folds(self) -> bool:
+        return self.fold_only or self._goes_back
+
     def _advance(self) -> None:
         state, program = self.state, self._program
-        if self.fold_only or state.undoing or state.suspended is not None or state.ended is not None:
+        if self._folds or state.undoing or state.suspended is not None or state.ended is not None:
             return
         if program is None:
             raise _Suspend(

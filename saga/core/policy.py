@@ -48,8 +48,11 @@ def reconcile(state: State, emit: Emit, now: datetime) -> None:
     if state.suspended is not None:
         return
     while state.dirty:
-        _, step = state.dirty.popitem()
-        _decide(state, step, emit, now)
+        # In the order of their start, so that a run decides alike whether it stayed in memory or came from its log.
+        touched = sorted(state.dirty.values(), key=lambda step: step.scheduled_seq)
+        state.dirty.clear()
+        for step in touched:
+            _decide(state, step, emit, now)
     if state.undoing:
         _undo(state, emit)
 
@@ -182,7 +185,7 @@ def _probe_ended(state: State, step: StepState, probe: Track, emit: Emit, now: d
 def _compensation_ended(step: StepState, track: Track, emit: Emit, now: datetime) -> None:
     if _hand_back(step, track, emit):
         return
-    said = json.loads(step.failure)["message"] if step.failure else ""
+    said = json.loads(track.failure)["message"] if track.failure else ""
     if track.ended is EventKind.STEP_FAILED:
         _stall(step, track, emit, StallReason.COMPENSATION_GAVE_UP, said)
         return

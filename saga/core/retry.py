@@ -9,12 +9,18 @@ from uuid import UUID
 from saga.core.errors import DefinitionError
 
 
+#: Seconds that any delay may be: a year.
+SECONDS_MAX = 365 * 86_400
+#: What a delay may grow by from one attempt to the next; its 64th power still is a float.
+FACTOR_MAX = 1_000
+
+
 @dataclass(frozen=True, slots=True)
 class Retry:
     """How an attempt that did not succeed is asked again.
 
-    The delay before attempt n + 1 is `first_seconds * factor ** (n - 1)`, at most `max_seconds`, and then shortened by up
-    to `jitter` (a fraction) so that runs which failed together do not return together.
+    The delay before attempt n + 1 is `first_seconds * factor ** (n - 1)`, at most `max_seconds`, and then shortened by
+    up to `jitter` (a fraction) so that runs which failed together do not return together.
 
     Raises:
         DefinitionError: a number is outside its range.
@@ -29,10 +35,11 @@ class Retry:
     def __post_init__(self) -> None:
         if self.attempts is not None and self.attempts < 1:
             raise DefinitionError(f"Retry(attempts={self.attempts}): expected 1 or more, or None for no cap")
-        if self.first_seconds < 0 or self.max_seconds < 0:
-            raise DefinitionError("Retry: first_seconds and max_seconds are seconds, 0 or more")
-        if self.factor < 1:
-            raise DefinitionError(f"Retry(factor={self.factor}): expected 1 or more")
+        for name, seconds in (("first_seconds", self.first_seconds), ("max_seconds", self.max_seconds)):
+            if not 0 <= seconds <= SECONDS_MAX:
+                raise DefinitionError(f"Retry({name}={seconds}): expected seconds, 0 or more and at most a year")
+        if not 1 <= self.factor <= FACTOR_MAX:
+            raise DefinitionError(f"Retry(factor={self.factor}): expected 1 or more and at most {FACTOR_MAX}")
         if not 0 <= self.jitter <= 1:
             raise DefinitionError(f"Retry(jitter={self.jitter}): expected a fraction between 0 and 1")
 

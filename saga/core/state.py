@@ -191,12 +191,12 @@ class State:
         track.phase = Phase.DUE
         if kind in (EventKind.STEP_FAILED, EventKind.STEP_ROLLED_BACK, EventKind.STEP_UNKNOWN, EventKind.STEP_REFUSED):
             track.used += 1
-            step.failure = unwrap(event.payload) or step.failure
+            self._failed(step, track, event)
         elif kind is EventKind.STEP_LOST:
             track.lost += 1
         elif kind is EventKind.STEP_NOT_RUN:
             track.not_run += 1
-            step.failure = unwrap(event.payload) or step.failure
+            self._failed(step, track, event)
         elif kind is EventKind.STEP_POSTPONED:
             track.postponed_seconds = float(json.loads(unwrap(event.payload) or "1"))
         elif kind is EventKind.STEP_SUCCEEDED:
@@ -210,6 +210,11 @@ class State:
         if step.succeeded and track.direction is not Direction.COMPENSATION:
             track.phase = Phase.DONE
         self._touch(step)
+
+    def _failed(self, step: StepState, track: Track, event: Event) -> None:
+        track.failure = unwrap(event.payload) or track.failure
+        if track.direction is Direction.ACTION:
+            step.failure = track.failure
 
     def _succeeded(self, step: StepState, track: Track, event: Event) -> None:
         value = unwrap(event.payload)
@@ -231,6 +236,8 @@ class State:
         if step.gave_up:  # its retries were over when this came to light: it counts for the undo only
             step.result = result
             step.unknown = True
+            return
+        if step.succeeded:  # the first answer counts: the function may have acted on it
             return
         step.succeeded = True
         step.result = result
@@ -260,6 +267,8 @@ class State:
             if track is not None:
                 self._unstick(track)
                 track.phase = Phase.DONE
+        if step.failure is None and event.payload is not None:
+            step.failure = json.dumps({"type": "", "message": json.loads(event.payload)["reason"]})
         if not step.may_stand:
             step.settled_seq = event.seq
         self.drop_timer(f"deadline:{step.occurrence}")
@@ -301,6 +310,8 @@ class State:
 
     def _timer_fired(self, event: Event) -> None:
         assert event.key is not None
+        if event.key not in self.timers:
+            return  # it was cancelled while it fired
         self.timers.discard(event.key)
         what, _, occurrence = event.key.partition(":")
         if what == "timeout":
@@ -318,12 +329,13 @@ class State:
 
     def _pivot_passed(self, event: Event) -> None:
         self.pivoted = True
+        self.drop_timer("timeout")
 
     def _step_discarded(self, event: Event) -> None:
         assert event.key is not None
         step = self.steps[event.key]
         step.discarded = True
-        self.fence(step)
+        self._call_back(step)
         self._touch(step)
 
     def _run_completed(self, event: Event) -> None:
@@ -338,13 +350,18 @@ class State:
         self.undoing = True
         self.suspended = None
         self.cause = Cause(value["cause"])
+        self.drop_timer("timeout")
         for step in self.steps.values():
-            for track in (step.action, step.probe):
-                if track is not None and track.phase is Phase.STUCK:
-                    self._unstick(track)
-                    track.phase = Phase.DUE
-            self.fence(step)
+            self._call_back(step)
             self.dirty[step.occurrence] = step
+
+    def _call_back(self, step: StepState) -> None:
+        """Note that a step is not wanted any more: nothing of it is retried, and no operator has to decide about it."""
+        for track in (step.action, step.probe):
+            if track is not None and track.phase is Phase.STUCK:
+                self._unstick(track)
+                track.phase = Phase.DUE
+        self.fence(step)
 
     def _run_compensated(self, event: Event) -> None:
         self._end(Status.COMPENSATED)
@@ -389,6 +406,8 @@ class State:
             if event.key is None or event.key == step.occurrence:
                 self._unstick(track)
                 track.renew()
+                if step.probe is not None and track is step.action:
+                    step.probe.renew()
                 if track.direction is Direction.ACTION and step.unknown:
                     track.ended = EventKind.STEP_LOST  # look for a trace before it is asked again
                     track.phase = Phase.DUE

@@ -42,6 +42,7 @@ class Track:
     began_at: datetime | None = None  #: when the first attempt was scheduled; deadlines count from here
     ended: EventKind | None = None  #: how the last attempt ended
     postponed_seconds: float = 0.0
+    failure: str | None = None  #: JSON text of what its last failed attempt said
 
     def renew(self) -> None:
         """Give the track its whole budget again, as an operator's retry does."""
@@ -66,7 +67,7 @@ class StepState:
     discarded: bool = False  #: lost a `first`: its effect is not wanted
     undo_again: bool = False  #: a result came to light while the undo without it was under way
     result: str | None = None  #: JSON text
-    failure: str | None = None  #: JSON text of the last failure
+    failure: str | None = None  #: JSON text of why the action failed, as the saga function is told
     ended_seq: int | None = None  #: when its action ended, for the order of undo
     settled_seq: int | None = None  #: when the saga function may see how it ended
     tracks: tuple[Track, ...] = field(default=())
@@ -87,9 +88,14 @@ class StepState:
         return self.undo is not None and not self.undone and (self.succeeded or self.unknown)
 
     @property
+    def must_go(self) -> bool:
+        """It stands, or may, and must be undone although the run as a whole goes forward."""
+        return self.may_stand and ((self.gave_up and not self.succeeded) or self.discarded)
+
+    @property
     def wants_undo_now(self) -> bool:
-        """It must be undone although the run as a whole goes forward."""
-        return self.may_stand and ((self.gave_up and not self.succeeded) or self.discarded) and self.over
+        """Nothing is left to wait for before it is undone."""
+        return self.must_go and self.over
 
     @property
     def over(self) -> bool:
@@ -101,7 +107,7 @@ class StepState:
         """The run could end as far as this step is concerned."""
         if not self.quiet or self.settled_seq is None:
             return False
-        return not (self.discarded and self.may_stand) and not (self.undo and self.undo.phase is Phase.IN_FLIGHT)
+        return not self.must_go and not (self.undo and self.undo.phase is Phase.IN_FLIGHT)
 
 
 def policy_to_json(policy: Policy) -> dict[str, Any]:

@@ -39,7 +39,7 @@ In = TypeVar("In")
 Out = TypeVar("Out")
 
 #: Seconds between two looks at a run that is waited for: the first, and the longest.
-POLL_SECONDS = (0.01, 0.25)
+POLL_SECONDS = (0.005, 0.25)
 
 
 class Saga(SagaDefinition, Generic[In, Out]):

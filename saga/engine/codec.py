@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import types
-import typing
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
-from pydantic_core import PydanticSerializationError
 from typing_extensions import NotRequired, TypedDict, is_typeddict
 
 from saga.core.definition import AnyStep, SagaDefinition, Step, place_of
 from saga.core.errors import DecodeFailed, DefinitionError, ValueRefused
+from saga.engine.lookalikes import allows_none, refuse_look_alikes
 
 #: Bytes that a step's input, a step's result, a saga's input and a saga's result may have each: 1 MiB.
 VALUE_BYTES_MAX = 1_048_576
@@ -27,11 +26,11 @@ class Value:
 
     def __init__(self, annotation: Any, where: str) -> None:
         self.where = where
-        _refuse_look_alikes(annotation, where)
+        refuse_look_alikes(annotation, where)
         config = None if _has_own_config(annotation) else ConfigDict(ser_json_inf_nan="constants")
         try:
             self.adapter: TypeAdapter[Any] = TypeAdapter(annotation, config=config)
-        except PydanticUserError as error:
+        except (PydanticUserError, NameError, TypeError) as error:
             raise DefinitionError(
                 f"{where} has a type that cannot be stored ({annotation!r}): {str(error).splitlines()[0]}; "
                 "use dataclasses, pydantic models or plain JSON types"
@@ -47,12 +46,20 @@ class Value:
             raw = self.adapter.dump_json(value, warnings="error")
             if len(raw) > VALUE_BYTES_MAX:
                 raise ValueRefused(
-                    f"{self.where} is {len(raw)} bytes as JSON; the limit is {VALUE_BYTES_MAX}: store it elsewhere, pass its key"
+                    f"{self.where} is {len(raw)} bytes as JSON; the limit is {VALUE_BYTES_MAX}: "
+                    "store it elsewhere, pass its key"
+                )
+            if b"null" in raw and _has_no_number(self.adapter.dump_python(value)):
+                raise ValueRefused(
+                    f"{self.where} has NaN or an infinity inside a class with fields, which JSON would read back as null: "
+                    "pass None, or leave the value out"
                 )
             self.adapter.validate_json(raw)
         except ValidationError as error:
             raise ValueRefused(f"{self.where} could not be read back once stored: {_problems(error)}") from None
-        except (PydanticSerializationError, UnicodeEncodeError, RecursionError) as error:
+        except ValueRefused:
+            raise
+        except Exception as error:  # a value's own code may raise anything; the attempt's outcome must not get lost
             kind = type(value).__name__
             raise ValueRefused(
                 f"{self.where} got a value of type {kind} that does not fit its declared type ({type(error).__name__})"
@@ -69,6 +76,10 @@ class Value:
             return self.adapter.validate_json(text)
         except ValidationError as error:
             raise DecodeFailed(f"{self.where} as stored does not fit this code: {_problems(error)}") from None
+        except Exception as error:  # a type's own code may raise anything
+            raise DecodeFailed(
+                f"{self.where} as stored cannot be made by this code: {type(error).__name__}: {error}"
+            ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,13 +144,15 @@ class JsonCodec:
         return types_of.inputs.dump(bound.arguments)
 
     def decode_arguments(self, step: AnyStep, text: str) -> dict[str, Any]:
-        """Read a step's arguments, by parameter name, as `encode_input` wrote them.
+        """Read a step's arguments, in the order of its parameters; one that was added since gets its default.
 
         Raises:
-            DecodeFailed: one is missing, superfluous, or does not fit its type.
+            DecodeFailed: one without a default is missing, one is superfluous, or does not fit its type.
         """
-        arguments: dict[str, Any] = self.step(step).inputs.load(text)
-        return arguments
+        types_of = self.step(step)
+        arguments: dict[str, Any] = types_of.inputs.load(text)
+        parameters = types_of.signature.parameters.values()
+        return {p.name: arguments.get(p.name, p.default) for p in parameters}
 
     def encode_result(self, step: AnyStep, value: Any) -> str:
         """Return a step's result as JSON text. Raises ValueRefused."""
@@ -210,15 +223,15 @@ def _step_types(step: AnyStep) -> StepTypes:
                 f"{what} ({place_of(step.function)}): parameter {parameter.name!r} has no type; it is stored by its type"
             )
         hint = hints[parameter.name]
-        _refuse_look_alikes(hint, f"input {parameter.name!r} of {what}")
+        refuse_look_alikes(hint, f"input {parameter.name!r} of {what}")
         fields[parameter.name] = hint if parameter.default is inspect.Parameter.empty else NotRequired[hint]
-    given = TypedDict("given", fields)  # type: ignore[misc]
+    given: Any = TypedDict("given", fields)  # type: ignore[operator, misc, unused-ignore]
     given.__pydantic_config__ = ConfigDict(ser_json_inf_nan="constants", extra="forbid")
     inputs = Value(given, f"the input of {what}")
     returns = hints.get("return")
     result = None
     if isinstance(step, Step):
-        if returns in (Any, object) or _allows_none(returns):
+        if returns in (Any, object) or allows_none(returns):
             raise DefinitionError(
                 f"{what} ({place_of(step.function)}) returns {returns}: None has a meaning of its own to compensations "
                 "(nobody knows whether it landed) and probes (no trace); return a type of your own for `nothing found`"
@@ -248,7 +261,8 @@ def _saga_types(saga: SagaDefinition) -> SagaTypes:
     parameters = _parameters(saga.function, what)
     if len(parameters) != 2:
         raise DefinitionError(
-            f"{what} ({place_of(saga.function)}) takes {len(parameters)} parameters; expected (ctx: Context, input: YourType)"
+            f"{what} ({place_of(saga.function)}) takes {len(parameters)} parameters; "
+            "expected (ctx: Context, input: YourType)"
         )
     given = parameters[1].name
     if given not in hints or "return" not in hints:
@@ -259,52 +273,19 @@ def _saga_types(saga: SagaDefinition) -> SagaTypes:
     return SagaTypes(Value(hints[given], f"the input of {what}"), result)
 
 
-def _allows_none(annotation: Any) -> bool:
-    return any(member is type(None) for member in _members(annotation))
-
-
-def _members(annotation: Any) -> Iterator[Any]:
-    """Yield the members of a union, or the annotation itself."""
-    if get_origin(annotation) in (Union, types.UnionType):
-        for member in get_args(annotation):
-            yield from _members(member)
-    else:
-        yield annotation
-
-
 def _has_own_config(annotation: Any) -> bool:
     if not isinstance(annotation, type):
         return False
     return issubclass(annotation, BaseModel) or dataclasses.is_dataclass(annotation) or is_typeddict(annotation)
 
 
-def _fields(member: Any) -> tuple[set[str], set[str]] | None:
-    """Return (all field names, those that tell it apart by a Literal) of a class with fields, else None."""
-    if not isinstance(member, type):
-        return None
-    if issubclass(member, BaseModel):
-        names = set(member.model_fields)
-    elif dataclasses.is_dataclass(member):
-        names = {field.name for field in dataclasses.fields(member)}
-    elif is_typeddict(member):
-        names = set(member.__annotations__)
-    else:
-        return None
-    hints = get_type_hints(member)
-    return names, {name for name in names if get_origin(hints.get(name)) is typing.Literal}
-
-
-def _refuse_look_alikes(annotation: Any, where: str) -> None:
-    known = [(member, fields) for member in _members(annotation) if (fields := _fields(member)) is not None]
-    for index, (one, (names, tags)) in enumerate(known):
-        for other, (other_names, other_tags) in known[index + 1 :]:
-            if (names <= other_names or other_names <= names) and not tags & other_tags:
-                raise DefinitionError(
-                    f"{where}: {one.__name__} and {other.__name__} look alike as JSON, so one could be read back as the other; "
-                    "give each a field such as `kind: Literal[…]`"
-                )
-    for argument in get_args(annotation):
-        _refuse_look_alikes(argument, where)
+def _has_no_number(plain: Any) -> bool:
+    """Say whether NaN or an infinity is anywhere in a value made of plain containers."""
+    if isinstance(plain, float):
+        return not math.isfinite(plain)
+    if isinstance(plain, dict):
+        return any(map(_has_no_number, plain.values()))
+    return isinstance(plain, (list, tuple, set, frozenset)) and any(map(_has_no_number, plain))
 
 
 def _problems(error: ValidationError) -> str:

@@ -52,6 +52,8 @@ LINGER_ARRIVALS = 16
 LINGER_SECONDS = 0.01
 #: A turn of at most so many arrivals leaves the bells rung for: waking up and lying down again would cost more.
 QUIET_ARRIVALS = 4
+#: Seconds between two tries to lie down while a sender is in flight: the first, and the longest.
+RESTLESS_SECONDS = (0.005, 0.1)
 #: Times that a run may be tried alone and its coordinator die, before the run is stalled.
 STRIKES_MAX = 2
 
@@ -95,6 +97,8 @@ class Coordinator:
         self._postgres_at = datetime.now(UTC)  #: Postgres time at the last take, and when that was here
         self._read_at = time.monotonic()
         self._runs_max: int | None = None
+        self._left = False  #: the last batch left arrivals of its take behind
+        self._restless_seconds = RESTLESS_SECONDS[0]
         self._stopping = threading.Event()
         self._ring_read, self._ring_write = os.pipe()
         os.set_blocking(self._ring_write, False)
@@ -181,7 +185,8 @@ class Coordinator:
 
     def _hand_over(self) -> None:
         self._upkeep.stop()
-        self._publisher.stop(self._lease_seconds / 2)
+        if not self._publisher.stop(self._lease_seconds / 2):
+            return  # something is unpublished: whoever buries this coordinator finds the mark and publishes it
         with suppress(psycopg.Error, StoreFailure):
             self._membership.resign(self._turn_connection(), self.me, published=self._publisher.published)
 
@@ -217,7 +222,7 @@ class Coordinator:
         else:
             self._careful.clear()
             progress = self._turn(taken)
-        if progress and taken.more:
+        if progress and (taken.more or self._left):
             return
         if progress and self._outstanding >= LINGER_OUTSTANDING and len(taken.arrivals) < LINGER_ARRIVALS:
             self._awake()
@@ -279,6 +284,7 @@ class Coordinator:
         self._floors.committed(prepared.taken)
         self._outstanding += len(batch.tasks) - sum(1 for arrival in prepared.taken if arrival.token is not None)
         self._outstanding = max(self._outstanding, 0)
+        self._left = len(prepared.taken) < len(taken.arrivals)
         for timer in batch.timers:
             heapq.heappush(self._due, timer.due_at)
         messages = prepared.messages(task_ids)
@@ -418,8 +424,11 @@ class Coordinator:
         shards = sorted(self._shards)
         if not self._asleep:
             if not bell.try_sleep(shards):
-                self._stopping.wait(0.01)
+                # A sender is in flight, maybe in a caller's long transaction: look again soon, then less often.
+                self._stopping.wait(self._restless_seconds)
+                self._restless_seconds = min(self._restless_seconds * 1.5, RESTLESS_SECONDS[1])
                 return
+            self._restless_seconds = RESTLESS_SECONDS[0]
             self._asleep = True
         if not looked:
             return  # one look at the inbox with the bells held, then sleep

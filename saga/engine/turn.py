@@ -109,7 +109,8 @@ class Turns:
         `only` limits it to one run, `runs_max` to so many; what is left out stays in the inbox.
         """
         prepared = Prepared()
-        works = self._works(taken, prepared)
+        # What no run can take is dropped once, by a turn over everything.
+        works = self._works(taken, prepared if only is None else Prepared())
         if only is not None:
             works = {run: work for run, work in works.items() if run == only}
         chosen = list(works.values())[:runs_max]
@@ -203,6 +204,7 @@ class Turns:
         except Blocked as blocked:
             # It broke out of the function into the engine: nothing of this run's memory can be trusted.
             self._cache.evict([work.run])
+            log = log or self._logs([work.run]).get(work.run, [])
             loaded = self._load(work, now, log, fold_only=True)
             if loaded is None or not work.arrivals:
                 return

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
@@ -63,7 +64,7 @@ class Upkeep:
         self._wanted = threading.Event()
         self._short: dict[str, int] = {}
         self._overdue_at: datetime | None = None
-        self._since_count = 0.0
+        self._counted_at = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="saga-upkeep", daemon=True)
 
     def start(self) -> None:
@@ -116,9 +117,8 @@ class Upkeep:
             if lost:
                 log.warning("%d attempts were lost with their workers", lost)
                 self._ring()
-        self._since_count += PASS_SECONDS
-        if 0 in shards and self._since_count >= COUNT_SECONDS:
-            self._since_count = 0.0
+        if 0 in shards and time.monotonic() - self._counted_at >= COUNT_SECONDS:
+            self._counted_at = time.monotonic()
             self._find_lost_messages(connection)
 
     def _find_lost_messages(self, connection: Connection) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import psycopg
 import pytest
@@ -200,7 +200,7 @@ def test_a_new_coordinator_need_not_publish_what_was_there_before_it(world: Worl
 
     second = world.coordinator(connection, lease_seconds=0)
 
-    marks = dict(connection.execute("SELECT id, published FROM saga.coordinator").fetchall())
+    marks: dict[UUID, int] = dict(connection.execute("SELECT id, published FROM saga.coordinator").fetchall())
     assert marks == {first: 0, second: max(started.ids.values())}
 
 

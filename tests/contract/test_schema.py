@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
@@ -24,6 +25,15 @@ from saga.engine.store.names import channel_of, quoted
 from .world import World, new_run
 
 LONG_NAME = "s" * 63
+
+
+@pytest.fixture
+def world(database: Database) -> Iterator[World]:
+    """The store on a database of this test's own: here the tables themselves are changed."""
+    world = World(database)
+    yield world
+    for connection in world.opened:
+        connection.close()
 
 
 def structure(connection: Connection, name: str) -> list[tuple[object, ...]]:
@@ -181,7 +191,7 @@ def test_older_tables_are_told_with_the_command(connection: Connection, monkeypa
 def test_tables_that_the_role_may_not_read_are_told(world: World, connection: Connection, separate_roles: str) -> None:
     world.connect_as_owner().execute(f'REVOKE ALL ON SCHEMA saga FROM "{separate_roles}"'.encode())
 
-    with pytest.raises(SchemaError, match="may not read.*--grant-to"):
+    with pytest.raises(SchemaError, match=r"may not read.*--grant-to"):
         schema.check(connection, "saga")
 
 

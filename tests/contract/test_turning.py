@@ -28,6 +28,7 @@ from .world import (
     new_run,
     new_task,
     shards,
+    standby_cut_off,
     wait_until,
     wait_until_blocked,
 )
@@ -471,14 +472,7 @@ def test_a_commit_whose_backend_dies_is_unknown(world: World, connection: Connec
 
 def test_a_commit_without_its_standby_is_unknown(world: World, connection: Connection) -> None:
     me = world.coordinator(connection)
-    owner = world.connect_as_owner()
-    owner.execute(
-        "CREATE FUNCTION saga.cut_off() RETURNS trigger LANGUAGE plpgsql AS "
-        "$$ BEGIN RAISE WARNING 'canceling wait for synchronous replication due to user request'; RETURN NULL; END $$"
-    )
-    owner.execute("CREATE TRIGGER cut_off AFTER INSERT ON saga.event EXECUTE FUNCTION saga.cut_off()")
-
-    with pytest.raises(CommitUnknown, match="01000"):
+    with standby_cut_off(world, "event"), pytest.raises(CommitUnknown, match="01000"):
         world.start(connection, me)
 
 

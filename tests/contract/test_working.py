@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from uuid import uuid4
 
@@ -12,7 +13,7 @@ from saga.engine.store.connect import Connection, conninfo_of
 from saga.engine.store.failures import CommitUnknown
 from saga.engine.store.working import Standing, late_payload
 
-from .world import World, in_thread, inbox, wait_until_blocked
+from .world import World, in_thread, inbox, standby_cut_off, wait_until_blocked
 
 
 def test_a_claim_by_two_deliveries_is_had_by_the_first(world: World, connection: Connection) -> None:
@@ -66,6 +67,19 @@ def test_an_outcome_ends_the_attempt_and_tells_its_run(world: World, connection:
     assert inbox(connection) == [("StepSucceeded", task.run, task.token, 1, claim.claimant, '{"id": 5}')]
     assert world.reading.open_tasks(connection, task.run) == []
     assert world.working.claim(connection, task.token, 1, claim.claimant) is None
+
+
+def test_an_outcome_of_a_delivery_that_holds_no_claim_is_fenced(world: World, connection: Connection) -> None:
+    # Such as one whose own claim a crash of Postgres has forgotten.
+    task = world.start(connection, world.coordinator(connection)).task
+    claim = world.claimed(connection, task)
+    other = replace(claim, claimant=uuid4())
+
+    assert not world.working.record_outcome(connection, other, "StepSucceeded", None, durable=True)
+    assert not world.working.renew(connection, other, grace_seconds=3)
+
+    assert inbox(connection) == []
+    assert world.working.still_claimed(connection, task.token, 1) == Standing(True, claim.claimant)
 
 
 def test_an_outcome_recorded_twice_is_told_once(world: World, connection: Connection) -> None:
@@ -149,6 +163,18 @@ def test_only_an_unflushed_outcome_commits_asynchronously(world: World, connecti
     assert connection.execute("SHOW synchronous_commit").fetchall() == [("on",)]
 
 
+def test_only_the_claim_of_a_transactional_step_commits_asynchronously(world: World, connection: Connection) -> None:
+    started = world.start(connection, world.coordinator(connection), tasks=2)
+    seen = []
+
+    for task, durable in zip(started.tasks, (True, False), strict=True):
+        with connection.transaction():
+            assert world.working.claim(connection, task.token, 1, uuid4(), durable=durable) is not None
+            seen.append(connection.execute("SHOW synchronous_commit").fetchall()[0][0])
+
+    assert seen == ["on", "off"]
+
+
 def test_a_transactional_step_commits_its_outcome_with_its_work(world: World, connection: Connection) -> None:
     started = world.start(connection, world.coordinator(connection), tasks=2)
     kept, dropped = (world.claimed(connection, task) for task in started.tasks)
@@ -193,8 +219,8 @@ def test_the_workers_path_needs_no_session(world: World, connection: Connection)
     task = world.start(connection, world.coordinator(connection)).task
     pooled = world.connect(session=False)
 
-    for _ in range(7):  # more than psycopg's threshold for preparing
-        claim = world.working.claim(pooled, task.token, 1, task.run)
+    # More often than psycopg's threshold for preparing.
+    claim = [world.working.claim(pooled, task.token, 1, task.run) for _ in range(7)][-1]
     assert claim is not None
     assert world.working.renew(pooled, claim, grace_seconds=3)
     assert world.working.record_outcome(pooled, claim, "StepSucceeded", None, durable=False)
@@ -204,13 +230,5 @@ def test_the_workers_path_needs_no_session(world: World, connection: Connection)
 
 def test_an_outcome_without_its_standby_is_unknown(world: World, connection: Connection) -> None:
     claim = world.claimed(connection, world.start(connection, world.coordinator(connection)).task)
-    owner = world.connect_as_owner()
-    # What a cancelled wait for a synchronous standby looks like: success, and this warning.
-    owner.execute(
-        "CREATE FUNCTION saga.cut_off() RETURNS trigger LANGUAGE plpgsql AS "
-        "$$ BEGIN RAISE WARNING 'canceling wait for synchronous replication due to user request'; RETURN NULL; END $$"
-    )
-    owner.execute("CREATE TRIGGER cut_off AFTER INSERT ON saga.inbox EXECUTE FUNCTION saga.cut_off()")
-
-    with pytest.raises(CommitUnknown, match="synchronous standby"):
+    with standby_cut_off(world, "inbox"), pytest.raises(CommitUnknown, match="synchronous standby"):
         world.working.record_outcome(connection, claim, "StepSucceeded", None, durable=True)

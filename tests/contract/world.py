@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -203,6 +204,19 @@ def wait_until_blocked(watcher: Connection, waiting: Connection) -> None:
         return row is not None and bool(row[0])
 
     wait_until(blocked, f"backend {pid} waits for a lock")
+
+
+@contextmanager
+def standby_cut_off(world: World, table: str) -> Iterator[None]:
+    """Make inserts look like a cancelled wait for a synchronous standby: a success, and a warning."""
+    owner = world.connect_as_owner()
+    owner.execute(
+        "CREATE FUNCTION saga.cut_off() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN RAISE WARNING 'canceling wait for synchronous replication due to user request'; RETURN NULL; END $$"
+    )
+    owner.execute(f"CREATE TRIGGER cut_off AFTER INSERT ON saga.{table} EXECUTE FUNCTION saga.cut_off()".encode())
+    yield
+    owner.execute("DROP FUNCTION saga.cut_off CASCADE")
 
 
 def shards() -> range:

@@ -75,8 +75,8 @@ def connect(
         }
         settings = [f"-c {name}={round(seconds * 1000)}" for name, seconds in limits.items() if seconds is not None]
         # A plan made while `inbox` or `task` is nearly empty keeps its sequential scan in a prepared statement; and
-        # where nothing but a sequential scan is left, its forbidding price would call the JIT compiler. With the plan so
-        # pinned there is nothing to gain from planning again for each call's values.
+        # where nothing but a sequential scan is left, its forbidding price would call the JIT compiler. With the plan
+        # so pinned there is nothing to gain from planning again for each call's values.
         settings += [
             "-c default_transaction_isolation=read\\ committed",
             "-c enable_seqscan=off",

@@ -18,11 +18,22 @@ _FIND = "SELECT {columns}, input, result, failure FROM {s}.run WHERE saga = %s A
 # Run ids are UUIDv7: their order is the order of starting, and a page begins behind the last one's id.
 _LIST = """
 SELECT {columns} FROM {s}.run
-WHERE (%(statuses)s::text[] IS NULL OR status = ANY (%(statuses)s))
-  AND (%(saga)s::text IS NULL OR saga = %(saga)s)
-  AND (%(before)s::uuid IS NULL OR id < %(before)s)
+WHERE id < %(before)s AND (%(saga)s::text IS NULL OR saga = %(saga)s)
 ORDER BY id DESC LIMIT %(limit)s
 """
+
+# LATERAL: each status is a walk of its own down the index, so that a few stalled runs are found among millions.
+_LIST_BY_STATUS = """
+SELECT x.* FROM unnest(%(statuses)s::text[]) AS wanted(status_wanted),
+LATERAL (
+    SELECT {columns} FROM {s}.run
+    WHERE status = status_wanted AND id < %(before)s AND (%(saga)s::text IS NULL OR saga = %(saga)s)
+    ORDER BY id DESC LIMIT %(limit)s
+) x
+ORDER BY x.id DESC LIMIT %(limit)s
+"""
+
+_LAST = UUID(int=2**128 - 1)
 
 _EVENTS = """
 SELECT run, seq, kind, at, token, attempt, claimant, key, payload, digest FROM {s}.event
@@ -149,6 +160,7 @@ class Reading:
     def __init__(self, schema: str) -> None:
         self._find = statement(schema, _FIND, columns=RUN_COLUMNS)
         self._list = statement(schema, _LIST, columns=RUN_COLUMNS)
+        self._list_by_status = statement(schema, _LIST_BY_STATUS, columns=RUN_COLUMNS)
         self._events = statement(schema, _EVENTS)
         self._tasks = statement(schema, _TASKS)
         self._timers = statement(schema, _TIMERS)
@@ -182,8 +194,9 @@ class Reading:
             psycopg.Error: nothing was read.
         """
         statuses = None if status is None else [status] if isinstance(status, str) else list(status)
-        values = {"statuses": statuses, "saga": saga, "before": before, "limit": limit}
-        return [RunRow(*row) for row in connection.execute(self._list, values)]
+        values = {"statuses": statuses, "saga": saga, "before": before or _LAST, "limit": limit}
+        query = self._list if statuses is None else self._list_by_status
+        return [RunRow(*row) for row in connection.execute(query, values)]
 
     def events(self, connection: Connection, run: UUID, after_seq: int = 0) -> list[tuple[Event, bytes]]:
         """Read a run's log behind `after_seq`, each event with its digest.

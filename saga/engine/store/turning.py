@@ -89,7 +89,7 @@ _TASK_IDS = "SELECT token, id FROM {s}.task WHERE token = ANY (%s)"
 
 _STALLED = """
 SELECT {columns} FROM {s}.run
-WHERE status = 'stalled' AND ended_at IS NULL AND shard = ANY (%s) AND reason = ANY (%s) AND build <> %s
+WHERE status = 'stalled' AND shard = ANY (%s) AND reason = ANY (%s) AND build <> %s
 ORDER BY id LIMIT %s
 """
 

@@ -61,7 +61,7 @@ CREATE TABLE {s}.run (
     CONSTRAINT run_stalls_with_a_reason CHECK (status <> 'stalled' OR reason IS NOT NULL)
 ) WITH (fillfactor = 80);
 
-CREATE INDEX run_open ON {s}.run (status, shard, id) WHERE ended_at IS NULL;
+CREATE INDEX run_status_id ON {s}.run (status, id);
 
 CREATE TABLE {s}.event (
     run uuid NOT NULL,
