@@ -8,7 +8,7 @@ PYTHON ?=
 VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
-CODE := $(wildcard saga tasks demo_shop tests benchmarks)
+CODE := $(wildcard saga tasks demo_shop tests benchmarks docs)
 # Options for the command behind a target, such as `make test ARGS="tests/unit -x"`.
 ARGS ?=
 
@@ -50,6 +50,10 @@ check: lint types test ## lint, types and test
 .PHONY: dev
 dev: $(INSTALLED) ## Postgres, Valkey, a coordinator, a worker and Flower for the tasks in tasks/, until Ctrl-C
 	@$(RUN) -m celery -A tasks saga dev $(ARGS)
+
+.PHONY: docs
+docs: $(INSTALLED) ## write what is generated in docs/ (the lifecycle, from its table in the code)
+	@$(RUN) -m docs.generate
 
 .PHONY: wheel
 wheel: $(INSTALLED) ## build the wheel into dist/

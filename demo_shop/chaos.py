@@ -20,6 +20,8 @@ from saga.cli.embedded import Server
 
 #: A flush counts when at least this many messages were queued.
 QUEUED_MIN = 20
+#: With fewer orders than this no sale can fill the queue so far, and no flush is planned.
+FLUSH_ORDERS_MIN = 60
 #: How many customers a sale brings in to fill the queue.
 SALE_ORDERS = 40
 #: Seconds that a kill waits for a victim that holds work, and that it may take with all its repeats.
@@ -66,12 +68,22 @@ class Kill:
 
 
 def plan_kills(count: int, *, seed: int, available: Sequence[KillKind] = tuple(KillKind)) -> list[KillKind]:
-    """Choose the kinds of so many kills: each available kind before any comes twice, in an order by seed."""
+    """Choose the kinds of so many kills: each available kind before any comes twice, in an order by seed.
+
+    Flushes come early, since the sale that fills the queue needs customers who are still to come.
+    """
     rng = random.Random(f"kills:{seed}")
     planned: list[KillKind] = []
     while len(planned) < count:
         planned += rng.sample(list(available), len(available))
-    return planned[:count]
+    del planned[count:]
+    late = max(1, count * 6 // 10)
+    for number, kind in enumerate(planned):
+        others = [early for early in range(late) if planned[early] is not KillKind.BROKER]
+        if number >= late and kind is KillKind.BROKER and others:
+            chosen = rng.choice(others)
+            planned[number], planned[chosen] = planned[chosen], kind
+    return planned
 
 
 class Chaos:

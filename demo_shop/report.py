@@ -135,6 +135,8 @@ def _kills_table(kills: Sequence[Kill], planned: int) -> Table:
 def print_outcome(console: Console, outcome: Outcome) -> None:
     """Print the kills, the figures and the verdict."""
     console.print(_kills_table(outcome.kills, len([kill for kill in outcome.kills if kill.counts])))
+    if outcome.kills:
+        console.print("Kills overlap: the next one may set back the runs that the last one held.\n", style="dim")
     figures = Table(title="The ledgers of the four services against the client's own file", title_justify="left")
     figures.add_column("what")
     figures.add_column("how many", justify="right")

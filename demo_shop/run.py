@@ -15,7 +15,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from demo_shop.chaos import Chaos, KillKind, plan_kills
+from demo_shop.chaos import FLUSH_ORDERS_MIN, Chaos, KillKind, plan_kills
 from demo_shop.evidence import Evidence, accepted_orders, ledger_path, read_journal, read_ledgers
 from demo_shop.lookout import UNREACHABLE, Lookout
 from demo_shop.orders import PlannedOrder, plan_orders, scripts_of
@@ -110,7 +110,12 @@ def _run_in(folder: Path, options: Options, console: Console, began: float) -> O
         console.print(f"Flower: {flower_url}", highlight=False)
         mending = stack.enter_context(_mending(supervisor))
         _wait_until_up(lookout, nodes)
-        available = [kind for kind in KillKind if kind is not KillKind.DATABASE or servers.postgres is not None]
+        impossible = set()
+        if servers.postgres is None:  # the environment named it: it is not ours to stop
+            impossible.add(KillKind.DATABASE)
+        if options.orders < FLUSH_ORDERS_MIN:
+            impossible.add(KillKind.BROKER)
+        available = [kind for kind in KillKind if kind not in impossible]
         kinds = plan_kills(options.kills, seed=options.seed, available=available)
         supervisor.start(SHOPFRONT, _shopfront_command(options, journal), environment, kept=False)
         chaos = Chaos(

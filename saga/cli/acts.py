@@ -65,7 +65,7 @@ _STEP_HELP = "The stuck step, such as payments.charge_card#1; the number may be 
 @command(
     "retry",
     options=[argument("run", **_RUN), option("--step", help=_STEP_HELP + " Without it, all of them.")],
-    help="Let a stalled run go on: its stuck steps get their attempts again.",
+    help="Let a stalled run go on. Its stuck steps get their attempts again.",
 )
 def retry_command(invocation: Invocation, *, run: str, step: str | None) -> None:
     """Send a retry of all stuck steps, or of one."""
@@ -86,7 +86,7 @@ def retry_command(invocation: Invocation, *, run: str, step: str | None) -> None
             "--result", metavar="JSON|-|@FILE", help="What the action returned, when it is an action that is stuck."
         ),
     ],
-    help="Settle a stuck step by hand: its undo as done, or its action as done with --result.",
+    help="Settle a stuck step by hand. Its undo as done, or its action as done with --result.",
 )
 def resolve_command(invocation: Invocation, *, run: str, step: str, evidence: str, result: str | None) -> None:
     """Send an operator's evidence for a stuck step."""
@@ -157,10 +157,13 @@ def _result(invocation: Invocation, state: State, occurrence: str, given: str | 
         return None
     if given is None:
         raise ValueRefused(
-            f"{occurrence}: its action is stuck, and the saga goes on with what it returned: say it with --result, as JSON"
+            f"{occurrence}: its action is stuck, and the saga goes on with its result: say it with --result, as JSON"
         )
-    value: Any = load(installation.codec.step(step).result, read_text(given, "--result"), "--result", f"step {name}")
-    return installation.codec.encode_result(step, value)
+    declared = installation.codec.step(step).result
+    assert declared is not None
+    value: Any = load(declared, read_text(given, "--result"), "--result", f"step {name}")
+    encoded: str = installation.codec.encode_result(step, value)
+    return encoded
 
 
 def _asked(invocation: Invocation, run: str, act: str, *, step: str | None = None) -> None:

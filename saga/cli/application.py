@@ -62,11 +62,9 @@ class Application:
         return cls(app, installation, named)
 
     def close(self) -> None:
-        """Let go of every connection."""
+        """Let go of the connections to the database."""
         with suppress(ConfigurationError):
             self.installation.database.engine(autocommit=True).dispose()
-        with suppress(Exception):
-            self.app.pool.force_close_all()
 
     @contextmanager
     def connection(self) -> Iterator[Psycopg]:
@@ -151,7 +149,8 @@ def _find(name: str) -> Any:
         raise ConfigurationError(f"-A {name} cannot be imported: {_place(error)}") from error
     except AttributeError as error:
         raise ConfigurationError(
-            f"-A {name}: the module has no Celery application ({error}); expected one named `app` or `celery`, or -A module:name"
+            f"-A {name}: the module has no Celery application ({error}); "
+            "expected one named `app` or `celery`, or -A module:name"
         ) from error
     except SagaError:
         raise

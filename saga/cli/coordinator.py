@@ -1,4 +1,4 @@
-"""`saga coordinator`: one coordinator in this process, until SIGTERM hands its shards over. It decides nothing itself."""
+"""`saga coordinator`: one coordinator in this process, until SIGTERM hands its shards over. It decides nothing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from saga.cli.group import Invocation, command, option
             help="What is logged, to standard error.",
         )
     ],
-    help="Run a coordinator until SIGTERM or Ctrl-C; start several to survive the loss of one. Every one is a reaper too.",
+    help="Run a coordinator until SIGTERM or Ctrl-C. Start several to survive the loss of one.",
 )
 def coordinator_command(invocation: Invocation, *, loglevel: str) -> None:
     """Check that it can work, then serve."""

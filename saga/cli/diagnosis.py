@@ -1,4 +1,4 @@
-"""Why a run does not move, from what is known of it. Pure: the workers are asked by whoever calls, and only when told to."""
+"""Why a run does not move, from what is known of it. Pure: whoever calls asks the database and the workers."""
 
 from __future__ import annotations
 
@@ -121,7 +121,8 @@ def _claimed(task: OpenTask, now: datetime) -> str:
 
 
 def _unclaimed(task: OpenTask, now: datetime, answers: Answers | None) -> str:
-    waits = f"{task.name} attempt {task.attempt} waits on queue {task.queue} for {age((now - task.created_at).total_seconds())}"
+    since = age((now - task.created_at).total_seconds())
+    waits = f"{task.name} attempt {task.attempt} waits on queue {task.queue} for {since}"
     if answers is None:
         return waits
     if answers.silence is not None:
@@ -131,16 +132,17 @@ def _unclaimed(task: OpenTask, now: datetime, answers: Answers | None) -> str:
         others = sorted({queue for node in answers.nodes for queue in node.queues})
         there = f"workers answer for {', '.join(others)}" if others else "no worker answers at all"
         return (
-            f"no worker consumes queue {task.queue} ({there}): start one with `celery -A <app> worker -Q {task.queue}`; "
-            f"{waits}"
+            f"no worker consumes queue {task.queue} ({there}): "
+            f"start one with `celery -A <app> worker -Q {task.queue}`; {waits}"
         )
     ignorant = [node.name for node in consuming if node.tasks is not None and task.name not in node.tasks]
     if len(ignorant) == len(consuming):
         return (
-            f"no worker of queue {task.queue} knows the task {task.name} ({', '.join(ignorant)}): they drop its messages; "
-            f"deploy workers that import it; {waits}"
+            f"no worker of queue {task.queue} knows the task {task.name} ({', '.join(ignorant)}): "
+            f"they drop its messages; deploy workers that import it; {waits}"
         )
-    return f"{waits}; {', '.join(node.name for node in consuming)} consume it: they are busy, or its message was lost and is published again"
+    names = ", ".join(node.name for node in consuming)
+    return f"{waits}; consumed by {names}: busy, or its message was lost and will be published again"
 
 
 def _timer(timer: OpenTimer, now: datetime) -> str:

@@ -1,15 +1,18 @@
-"""How commands are found, called, and how their errors are told. It knows no command, and imports none before its call."""
+"""How commands are found and called, and how their errors are told. It knows no command before it is called."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from saga.cli.output import Output
+
+if TYPE_CHECKING:
+    from saga.cli.application import Application
 
 #: How an invocation ends.
 EXIT_REFUSED = 1
@@ -23,12 +26,12 @@ class Invocation:
 
     def __init__(self, chosen: Any, named: str | None, output: Output) -> None:
         self._chosen = chosen
-        self._application: Any = None
+        self._application: Application | None = None
         self.named = named  #: what stands behind -A; None where an application object was handed in
         self.output = output
 
     @property
-    def application(self) -> Any:
+    def application(self) -> Application:
         """The application, its definitions checked.
 
         Raises:
@@ -41,9 +44,14 @@ class Invocation:
             self._application = Application.load(self._chosen, self.named)
         return self._application
 
+    def close(self) -> None:
+        """Let go of what was opened."""
+        if self._application is not None:
+            self._application.close()
+
 
 class SagaGroup(click.Group):
-    """A group of commands that are imported when they are called, and whose errors are one line or one JSON document."""
+    """A group of commands, each imported when it is called; an error is one line, or one JSON document."""
 
     def __init__(self, name: str, places: Mapping[str, str], **attributes: Any) -> None:
         super().__init__(name, **attributes)
@@ -142,8 +150,7 @@ def command(name: str, *, options: Sequence[click.Parameter] = (), help: str) ->
             try:
                 function(invocation, **values)
             finally:
-                if invocation._application is not None:
-                    invocation._application.close()
+                invocation.close()
 
         as_json = click.Option([_JSON, "json"], is_flag=True, help="Print one JSON document instead of text.")
         return click.Command(name, callback=call, params=[*options, as_json], help=help)

@@ -18,7 +18,8 @@ from saga.cli.output import Output, moment
         option("--once", is_flag=True, required=False, help="One pass; the coordinators do it for ever."),
         option("--dry-run", is_flag=True, help="Show what a pass would find, and touch nothing."),
     ],
-    help="Find lost claims, dead coordinators and lost messages. Coordinators do this by themselves; use --dry-run to look.",
+    help="Look for what the dead left behind. Find lost claims, dead coordinators and lost messages, as every "
+    "coordinator does by itself; --dry-run only looks.",
 )
 def reap_command(invocation: Invocation, *, once: bool, dry_run: bool) -> None:
     """Look, and without --dry-run reap."""

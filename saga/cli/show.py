@@ -19,7 +19,7 @@ from saga.cli.timeline import Attempt, Entry, Happening, timeline
             "--payloads", is_flag=True, help="Show inputs and results too; they may hold what is nobody's business."
         ),
     ],
-    help="Show a run: its attempts, undo, timers and incidents, and why it does not move.",
+    help="Show a run, and why it does not move. A timeline of attempts, undo, timers and incidents.",
 )
 def show_command(invocation: Invocation, *, run: str, payloads: bool) -> None:
     """Read everything about a run and print it."""

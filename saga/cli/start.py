@@ -1,4 +1,4 @@
-"""`saga start`: one run of a saga by hand. It sends what a client would send, and nothing where the input does not fit."""
+"""`saga start`: one run of a saga by hand. It sends what a client would, and nothing where the input does not fit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from saga.cli.group import Invocation, argument, command, option
         ),
         option("--version", type=int, help="The saga's version; without it, its newest."),
     ],
-    help="Start a run; starting it again with the same input is the same run.",
+    help="Start a run of a saga. Starting it again with the same input is the same run.",
 )
 def start_command(invocation: Invocation, *, saga: str, key: str, given: str, version: int | None) -> None:
     """Check the input and send the start."""

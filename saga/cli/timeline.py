@@ -1,4 +1,4 @@
-"""A run's log as a timeline of attempts and happenings, folded from its events and open tasks. Pure: no clock, no I/O."""
+"""A run's log as a timeline of attempts and happenings, folded from events and open tasks. Pure: no clock, no I/O."""
 
 from __future__ import annotations
 

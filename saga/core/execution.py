@@ -136,7 +136,8 @@ class Execution:
                         )
                     continue
                 if event.kind in ARRIVALS:
-                    self._advance()
+                    if event.kind is not EventKind.RUN_STARTED:
+                        self._advance()
                     self._arrived_at = event.at
                     self._begin(event)
                 self._cursor += 1

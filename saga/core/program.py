@@ -14,7 +14,7 @@ from greenlet import getcurrent, greenlet
 
 from saga.core import inside
 from saga.core.definition import AnyStep, SagaDefinition
-from saga.core.errors import Abort, LimitReached, SagaError, StepFailed
+from saga.core.errors import LimitReached, SagaError
 from saga.core.events import Event, EventKind
 from saga.core.state import State
 
@@ -64,6 +64,7 @@ class Program:
         self.finished = False
         self.dead = False
         self._asks = 0
+        self._overrun: LimitReached | None = None
         self._main = main
         self._waiting: Callable[[], bool] | None = None
         self._home: greenlet | None = None
@@ -97,7 +98,7 @@ class Program:
             pass
         finally:
             inside.leave()
-        return self._greenlet.dead
+        return bool(self._greenlet.dead)
 
     # -- called from inside the function ---------------------------------------------------------------------------
 
@@ -133,10 +134,12 @@ class Program:
         self.check_alive()
         self._asks += 1
         if self._asks > ASKS_PER_TURN_MAX:
-            raise LimitReached(
+            self.dead = True  # it may catch this, but not go on
+            self._overrun = LimitReached(
                 f"saga {self.definition.name} asked for more than {ASKS_PER_TURN_MAX} things in one turn: "
                 "wait for some of them before starting more"
             )
+            raise self._overrun
         return self.host.ask(kind, key=key, token=token, payload=payload, names=names)
 
     def _run(self) -> None:
@@ -144,8 +147,7 @@ class Program:
             self._main(self)
         except Evicted:
             pass
-        except (Abort, StepFailed) as error:
-            self.bug = error  # the main function ends in a recorded failure; past the pivot there is none
-        except BaseException as error:
+        except BaseException as error:  # Abort and StepFailed too: before the pivot they end in a recorded failure
             self.bug = error
+        self.bug = self._overrun or self.bug
         self.finished = True

@@ -50,7 +50,7 @@ class State:
         self.unfinished: dict[str, StepState] = {}
         self.stuck: dict[UUID, StallReason] = {}
         self.timers: set[str] = set()
-        self.claimants: set[UUID] = set()
+        self.claimants: set[UUID] = set()  #: deliveries whose own word is in the log
         self.effects: list[Effect] = []
         self.pivoted = False
         self.undoing = False
@@ -180,8 +180,8 @@ class State:
         self.effects.append(RunTask(track.token, track.attempt, track.task, given, limit))
 
     def _outcome(self, event: Event) -> None:
-        if event.claimant is not None:
-            self.claimants.add(event.claimant)
+        if event.claimant is not None and event.kind is not EventKind.STEP_LOST:
+            self.claimants.add(event.claimant)  # who was lost has told nothing yet
         known = self.tokens.get(event.token) if event.token else None
         if known is None or known[1].phase is not Phase.IN_FLIGHT or known[1].attempt != event.attempt:
             return
@@ -350,6 +350,7 @@ class State:
         self.undoing = True
         self.suspended = None
         self.cause = Cause(value["cause"])
+        self.cancel_asked = None
         self.drop_timer("timeout")
         for step in self.steps.values():
             self._call_back(step)

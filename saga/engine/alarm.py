@@ -1,4 +1,7 @@
-"""Cuts off a saga function that blocks or loops. It uses SIGALRM, so it works in the main thread only; elsewhere it does nothing."""
+"""Cuts off a saga function that blocks or loops; it knows neither sagas nor runs.
+
+It uses SIGALRM, so it works in the main thread only; elsewhere it does nothing.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from types import FrameType
 
 from saga.core.execution import Blocked
 
-#: A frozen process gets one signal when it goes on, however long it slept: only several in a row mean a function that blocks.
+#: A frozen process gets one signal when it goes on, however long it slept: only several mean a function that blocks.
 TICKS = 4
 
 
@@ -22,7 +25,7 @@ def deadline(seconds: float) -> Iterator[None]:
         return
     ticks = 0
 
-    def tick(number: int, frame: FrameType | None) -> None:
+    def tick(_number: int, _frame: FrameType | None) -> None:
         nonlocal ticks
         ticks += 1
         if ticks % TICKS == 0:

@@ -1,4 +1,4 @@
-"""The process that takes turns on the runs of its shards: take, decide, commit, publish; and sleeps when nothing is there.
+"""The process that takes turns on the runs of its shards: take, decide, commit, publish; and sleeps when all is done.
 
 One thread does all that; a beat, an upkeep and a publisher run beside it. What a turn decides it must not know.
 """
@@ -289,7 +289,7 @@ class Coordinator:
             heapq.heappush(self._due, timer.due_at)
         messages = prepared.messages(task_ids)
         if messages:
-            self._publisher.give(messages, mark=max(task_ids.values()))
+            self._publisher.publish(messages, max(task_ids.values()))
         return True
 
     def _back_out(self, prepared: Prepared) -> None:
@@ -333,7 +333,7 @@ class Coordinator:
     # -- shards ----------------------------------------------------------------------------------------------------
 
     def _own(self) -> None:
-        """Read what is mine (P15): the only truth of it. Publish again what the one before me may not have published."""
+        """Read what is mine (P15), the only truth of it, and publish again what my predecessor may not have."""
         faulthandler.dump_traceback_later(3 * self._lease_seconds + 30, exit=True)
         connection = self._turn_connection()
         if self._upkeep.release and self._publisher.has_room:
@@ -474,7 +474,7 @@ def serve(app: Celery) -> None:
     check_ready(installation)
     coordinator = Coordinator(installation)
 
-    def end(number: int, frame: FrameType | None) -> None:
+    def end(_number: int, _frame: FrameType | None) -> None:
         coordinator.stop()
 
     signal.signal(signal.SIGTERM, end)

@@ -1,4 +1,4 @@
-"""Named no-op hooks at each commit and dispatch; tests arm them to kill the process there. Nothing reads the environment."""
+"""Named no-op hooks at each commit and dispatch, for tests to kill a process there. Nothing reads the environment."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _hook: Hook | None = None
 
 
 def arm(hook: Hook | None) -> None:
-    """Call `hook(point, detail)` at every point; None disarms. The detail is a task's name or the kinds of a turn's events."""
+    """Call `hook(point, detail)` at every point; None disarms. The detail: a task's name, or a turn's kinds of event."""
     global _hook
     _hook = hook
 

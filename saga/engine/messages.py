@@ -1,4 +1,4 @@
-"""What goes to the broker: tokens and numbers, never a payload. It builds Celery's own message format and knows no runs.
+"""What goes to the broker: tokens and numbers, never a payload. It knows Celery's own message format, and no runs.
 
 On Redis a whole batch is one pipeline of LPUSHes; on any other broker each message goes through Celery's `send_task`.
 """
@@ -9,6 +9,7 @@ import base64
 import json
 import uuid
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from celery import Celery
@@ -24,10 +25,14 @@ _EMBED = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 
 
 class Broker:
-    """Publishes attempts and counts queues, over one connection of its own; used by one thread."""
+    """Publishes attempts and counts queues, over one connection of its own; used by one thread.
 
-    def __init__(self, app: Celery) -> None:
+    `timeout_seconds` bounds every answer of a Redis broker; without it, the application's transport options do.
+    """
+
+    def __init__(self, app: Celery, *, timeout_seconds: float | None = None) -> None:
         self._app = app
+        self._timeout_seconds = timeout_seconds
         self._connection: BrokerConnection | None = None
         self._channel: Any = None
         self._templates: dict[str, dict[str, Any]] = {}
@@ -65,15 +70,16 @@ class Broker:
         """Let go of the connection; the next call opens another."""
         connection, self._connection, self._channel = self._connection, None, None
         if connection is not None:
-            try:
+            with suppress(Exception):  # it is being given up because it is broken
                 connection.release()  # type: ignore[no-untyped-call]
-            except Exception:  # noqa: S110 - it is being given up because it is broken
-                pass
 
     def _open(self) -> Any:
         if self._connection is None:
-            self._connection = self._app.connection_for_write()
-            self._connection.ensure_connection(max_retries=1, interval_start=0, timeout=5)
+            options = dict(self._app.conf.broker_transport_options)
+            if self._timeout_seconds is not None:
+                options |= {"socket_timeout": self._timeout_seconds, "socket_connect_timeout": self._timeout_seconds}
+            self._connection = self._app.connection_for_write(transport_options=options)
+            self._connection.ensure_connection(max_retries=1, interval_start=0, timeout=self._timeout_seconds or 5)
             self._channel = self._connection.default_channel
         return self._channel
 

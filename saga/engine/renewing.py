@@ -1,4 +1,4 @@
-"""Keeps the claim of a long step alive from a thread and a connection of its own. It never decides what a lost claim means."""
+"""Keeps the claim of a long step alive, from a thread and a connection of its own. What a loss means is not its."""
 
 from __future__ import annotations
 

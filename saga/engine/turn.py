@@ -1,6 +1,6 @@
 """A turn over a batch of runs: what arrived becomes events, tasks and timers in one Batch. Any host can call it.
 
-It feeds and folds; reading, committing and publishing are its host's. After any doubt about a commit its runs are evicted.
+It feeds and folds; reading, committing and publishing are its host's.
 """
 
 from __future__ import annotations
@@ -260,7 +260,7 @@ class Turns:
         return fed, cached, fired
 
     def _already_known(self, execution: Execution, arrival: Arrival, prepared: Prepared) -> bool:
-        """Drop what the log has already: a late outcome that was on time after all, or a token of no step of this run."""
+        """Drop what the log has already: a late outcome that was on time after all, or a token of no step here."""
         if arrival.kind == EventKind.OUTCOME_LATE and arrival.claimant in execution.state.claimants:
             prepared.taken.append(arrival)
             prepared.batch.taken.append(arrival.id)

@@ -122,7 +122,7 @@ class Upkeep:
             self._find_lost_messages(connection)
 
     def _find_lost_messages(self, connection: Connection) -> None:
-        """Compare the broker's count of each queue with the unclaimed tasks (P18); what is missing is published again."""
+        """Compare the broker's count of each queue with the unclaimed tasks (P18); publish again what is missing."""
         self._overdue_at, overdue = self._reaping.overdue(connection, self._overdue_at)
         unclaimed = self._reaping.unclaimed_by_queue(connection)
         try:

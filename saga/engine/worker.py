@@ -59,11 +59,11 @@ def _task_class(app: Any, installation: Installation, step: AnyStep, direction: 
     policy = step.compensation_policy if direction is Direction.COMPENSATION else step.policy
     timeout = policy.timeout_seconds
 
-    def run(self: Any, *, idempotency_key: str, run: str, attempt: int) -> None:
+    def run(_task: Any, *, idempotency_key: str, run: str, attempt: int) -> None:
         perform(installation, step, direction, UUID(idempotency_key), run, attempt)
 
-    # These live on our class only: the team's other tasks keep their settings. The framework's own rules are none of them:
-    # a message may be lost or doubled without them, too.
+    # These live on our class only: the team's other tasks keep their settings. Safety does not lean on them: messages
+    # may be lost or doubled with and without.
     settings: dict[str, Any] = {
         "name": name,
         "run": run,

@@ -1,6 +1,6 @@
 """A run driven by hand: outcomes, timers and operators' acts are fed to the pure core one by one, with a clock of its own.
 
-After each of them the log is replayed and must give the same run; no test can forget that. It knows no database.
+Before and after each the log is replayed: it must give the same run, and decide alike. No test can forget that. It knows no database.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ class Driven:
         self.timers: dict[str, datetime] = {}
         self.statuses: list[Status] = []
         self.replays = replays
+        self.fold = State(RUN)  #: the stored log, folded by itself
         self._numbers = 0
         self.execution = Execution(RUN, "order-7", definition, CODEC)
         if start:
@@ -73,8 +74,14 @@ class Driven:
         """Feed one arrival, a second after the one before."""
         self.now += timedelta(seconds=1)
         given = Input(kind, self.now, token, attempt, claimant, key, payload)
+        twin = self.replayed(fold_only=self.execution.fold_only) if self.replays and self.log else None
         self.execution.feed(given, self.now)
-        self._store(self.execution.take())
+        decision = self.execution.take()
+        if twin is not None:
+            twin.feed(given, self.now)
+            assert twin.take() == decision, "the run decides otherwise when it comes from its log"
+            assert twin.drop()
+        self._store(decision)
         if self.replays and self.log:
             self._check_replay()
         return self
@@ -212,9 +219,7 @@ class Driven:
 
     def _store(self, decision: Decision) -> None:
         self.decisions.append(decision)
-        fold = State(RUN)
-        for event in self.log:
-            fold.apply(event)
+        fold = self.fold
         before: Status | None = fold.status if self.log else None
         for event in decision.events:
             assert event.seq == len(self.log) + 1, "the log has a gap"

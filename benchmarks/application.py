@@ -1,0 +1,48 @@
+"""Makes the Celery application that is measured, for the harness and for its processes. It sets what both sides share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import Celery
+
+from benchmarks import workload  # noqa: F401 - declares the steps, sagas and tasks
+from saga import install
+from saga.engine.installation import DEFAULTS, installation_of
+
+#: Celery's settings, the same for every system under measurement; they are written into each record.
+SETTINGS: dict[str, Any] = {
+    "worker_prefetch_multiplier": 1,
+    "task_serializer": "json",
+    "accept_content": ["json"],
+    "broker_connection_retry_on_startup": True,
+}
+#: Coordinators of a measurement read these from their environment.
+CACHE_VARIABLE = "BENCH_CACHE_RUNS"
+DATABASE_VARIABLE = "BENCH_DATABASE_URL"
+#: What is marked on the finish line: only ends (default), or `hops`.
+MARKS_VARIABLE = "BENCH_MARKS"
+
+
+def make(*, database: str, broker: str, cache_runs: int | None = None) -> Celery:
+    """Make the application, and make it the current one."""
+    app = Celery("benchmarks", broker=broker)
+    app.conf.update(SETTINGS)
+    install(app, database=database)
+    if cache_runs is not None:
+        app.conf.saga_cache_runs = cache_runs
+    app.set_default()
+    app.set_current()
+    app.finalize()
+    return app
+
+
+def close(app: Celery) -> None:
+    """Let go of an application and its database; the broker's connections are kombu's, and serve the next one."""
+    installation_of(app).database.engine(autocommit=True).dispose()
+    app.close()
+
+
+def lease_seconds() -> float:
+    """Return the default lease, which every measurement uses."""
+    return float(DEFAULTS["saga_lease_seconds"])

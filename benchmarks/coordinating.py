@@ -1,0 +1,58 @@
+"""A coordinator under measurement: `python -m benchmarks.coordinating`. It adds marks to it, and changes nothing else."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.application import MARKS_VARIABLE
+from benchmarks.finish import mark
+from benchmarks.workload import ENDED
+from saga.core.events import EventKind
+from saga.engine.coordinator import serve
+from saga.engine.crashpoints import Point, arm
+from saga.engine.store.sleeping import Doorbell
+from saga.engine.store.turning import Turning
+
+
+def _mark_ends(point: Point, detail: str) -> None:
+    if point is Point.TURN_COMMITTED and (ended := detail.split(" ").count(EventKind.RUN_COMPLETED)):
+        mark(ENDED, f"x{ended}")
+
+
+def _mark_hops(point: Point, detail: str) -> None:
+    mark(point.value, detail.replace(" ", "+") or "-")
+    _mark_ends(point, detail)
+
+
+def _marked(function: Callable[..., Any], before: str, after: str) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        mark(before)
+        answer = function(*args, **kwargs)
+        mark(after)
+        return answer
+
+    return call
+
+
+def main() -> None:
+    """Serve until SIGTERM."""
+    from benchmarks.app import app
+
+    logging.basicConfig(level="INFO", format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    if os.environ.get(MARKS_VARIABLE) == "hops":
+        arm(_mark_hops)
+        for owner, name in ((Doorbell, "wait"), (Doorbell, "try_sleep"), (Doorbell, "wake"), (Turning, "take")):
+            word = f"{owner.__name__.lower()}.{name}"
+            setattr(owner, name, _marked(getattr(owner, name), f"{word}.begin", f"{word}.end"))
+    else:
+        arm(_mark_ends)
+    serve(app)
+
+
+if __name__ == "__main__":
+    main()

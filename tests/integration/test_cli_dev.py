@@ -1,0 +1,116 @@
+"""`saga dev` as a process: it serves an application, survives chaos, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.integration.cli_runs import APP, ROOT, environment, eventually
+
+WARES = json.dumps({"name": "cup", "grams": 300})
+
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(180)]
+
+
+class Dev:
+    """A running `saga dev`, and commands beside it."""
+
+    def __init__(self, folder: Path) -> None:
+        # Under /tmp the servers' user can reach it, which a test's own folder does not promise.
+        self.folder = folder
+        self.env = {**environment(None, None), "PYTHONPATH": str(ROOT)}
+        self.log = (folder / "dev.log").open("wb")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "celery", "-A", APP, "saga", "dev", "--json", "--concurrency", "1", "--no-flower"],
+            cwd=folder,
+            env=self.env,
+            stdout=subprocess.PIPE,
+            stderr=self.log,
+            text=True,
+        )
+        assert self.process.stdout is not None
+        lines = []
+        while not lines or lines[-1] != "}\n":
+            line = self.process.stdout.readline()
+            assert line, (folder / "dev.log").read_text()
+            lines.append(line)
+        self.told: dict[str, Any] = json.loads("".join(lines))
+        self.env |= {"SAGA_DATABASE_URL": self.told["database_url"], "CELERY_BROKER_URL": self.told["broker_url"]}
+
+    def saga(self, *arguments: str) -> Any:
+        """Run a command in the same folder and return its document."""
+        done = subprocess.run(
+            [sys.executable, "-m", "celery", "-A", APP, "saga", *arguments, "--json"],
+            cwd=self.folder,
+            env=self.env,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.stdout, done.stderr
+        return json.loads(done.stdout)
+
+    def completes(self, key: str) -> None:
+        """Start a run and wait for its end."""
+        self.saga("start", "ship", "--id", key, "--input", WARES)
+        eventually(
+            lambda: self.saga("show", f"ship/{key}")["run"]["status"], lambda status: status == "completed", seconds=60
+        )
+
+    def state(self) -> dict[str, Any]:
+        """What it wrote for `saga chaos`."""
+        found: dict[str, Any] = json.loads((self.folder / ".saga" / "dev.json").read_text())
+        return found
+
+
+@pytest.fixture
+def dev(tmp_path: Path) -> Iterator[Dev]:
+    """A running `saga dev`, ended with the test."""
+    started = Dev(tmp_path)
+    yield started
+    if started.process.poll() is None:
+        started.process.terminate()
+        started.process.wait(40)
+    assert started.process.stdout is not None
+    started.process.stdout.close()
+    started.log.close()
+
+
+def test_dev_serves_is_killed_part_by_part_and_ends_all(dev: Dev) -> None:
+    dev.completes("first")
+    for part in ("worker", "coordinator", "broker", "database"):
+        before = dev.state()
+
+        killed = dev.saga("chaos", "kill", part)
+
+        assert killed["killed"] == part
+        eventually(dev.state, lambda state, before=before: state != before, seconds=30)
+        dev.completes(f"after-{part}")
+    children = psutil.Process(dev.process.pid).children(recursive=True)
+    assert len(children) >= 5
+
+    dev.process.send_signal(signal.SIGINT)
+
+    assert dev.process.wait(40) == 0
+    _, left = psutil.wait_procs(children, timeout=10)
+    assert left == []
+    assert not (dev.folder / ".saga" / "dev.json").exists()
+
+
+def test_a_killed_dev_leaves_nothing_running(dev: Dev) -> None:
+    dev.completes("first")
+    children = psutil.Process(dev.process.pid).children(recursive=True)
+
+    os.kill(dev.process.pid, signal.SIGKILL)
+
+    _, left = psutil.wait_procs(children, timeout=25)
+    assert left == []

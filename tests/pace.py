@@ -1,0 +1,31 @@
+"""The engine's waits cut short, so that a test of a recovery takes seconds: the rules stay the same, their periods do not.
+
+It knows the names of constants and nothing else.
+"""
+
+from __future__ import annotations
+
+import saga.core.state
+import saga.engine.messages
+import saga.engine.renewing
+import saga.engine.store.reaping
+import saga.engine.upkeep
+import saga.engine.worker
+
+#: Seconds of a coordinator's lease in these tests.
+LEASE_SECONDS = 2.5
+#: Seconds above an attempt's timeout until its hard limit, and above that until its claim counts as lost.
+GRACE_SECONDS = 0.5
+#: The longest lease of a claim; that of an attempt with a timeout of a second is as long.
+CLAIM_SECONDS = 2.0
+
+
+def quicken(*, settling_seconds: float = 1.0) -> None:
+    """Shorten the graces and periods in this process."""
+    for module in (saga.core.state, saga.engine.messages, saga.engine.renewing, saga.engine.worker):
+        module.GRACE_SECONDS = GRACE_SECONDS  # type: ignore[attr-defined]
+    saga.engine.renewing.LEASE_GRACE_SECONDS = GRACE_SECONDS
+    saga.engine.renewing.LEASE_SECONDS_MAX = CLAIM_SECONDS
+    saga.engine.store.reaping.SETTLING_SECONDS = settling_seconds  # type: ignore[assignment]
+    saga.engine.upkeep.PASS_SECONDS = 0.25
+    saga.engine.upkeep.COUNT_SECONDS = 0.5

@@ -1,0 +1,312 @@
+"""Random saga programs and a world that answers them at random: the real core, with every outcome, timer and act drawn by a seed.
+
+The world keeps its own book of what took effect; it is not told by the engine. It knows no database.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+
+from saga import Abort, Context, Status, StepFailed
+from saga.core.definition import AnyStep, SagaDefinition
+from saga.core.effects import RunTask
+from saga.core.events import Direction, EventKind
+from saga.core.lifecycle import ENDED
+from tests.unit.driven import Driven
+from tests.unit.steps import book, charge, hurry, look, mail, ship, stock
+
+STEPS: list[AnyStep] = [stock, charge, ship, mail, look, hurry, book]
+
+#: A program: a nested tuple whose head says what it does.
+Program = tuple[Any, ...]
+
+
+def random_program(rng: random.Random, depth: int = 3) -> Program:
+    """Draw a program of a few steps."""
+    parts = [_part(rng, depth) for _ in range(rng.randint(1, 3))]
+    if rng.random() < 0.4:
+        parts.insert(rng.randint(0, len(parts)), ("pivot",))
+        parts.append(_part(rng, 0))
+    return ("all", *parts)
+
+
+def _part(rng: random.Random, depth: int) -> Program:
+    def some() -> tuple[int, ...]:
+        return tuple(rng.randrange(len(STEPS)) for _ in range(rng.randint(1, 3)))
+
+    kind = rng.choice(["run", "run", "start", "gather", "first", "try", "branch", "abort"] if depth else ["run"])
+    match kind:
+        case "run" | "start":
+            return (kind, rng.randrange(len(STEPS)))
+        case "gather" | "first":
+            return (kind, *some())
+        case "try" | "branch":
+            return (kind, _part(rng, depth - 1), _part(rng, depth - 1))
+        case _:
+            return ("abort",) if rng.random() < 0.3 else ("run", rng.randrange(len(STEPS)))
+
+
+def saga_of(program: Program, timeout: float | None) -> SagaDefinition:
+    """Return the program as a saga."""
+
+    def function(ctx: Context, n: int) -> int:
+        return _perform(ctx, program)
+
+    return SagaDefinition(function, name="random", timeout_seconds=timeout)
+
+
+def _perform(ctx: Context, program: Program) -> int:
+    head, *rest = program
+    step: Any
+    match head:
+        case "all":
+            return sum(_perform(ctx, part) for part in rest)
+        case "run":
+            step = STEPS[rest[0]]
+            return int(ctx.run(step, 1) or 0)
+        case "start":
+            step = STEPS[rest[0]]
+            return int(ctx.start(step, 1).settled)
+        case "gather":
+            pendings: list[Any] = [ctx.start(_step(index), 1) for index in rest]
+            return sum(value or 0 for value in ctx.gather(*pendings))
+        case "first":
+            pendings = [ctx.start(_step(index), 1) for index in rest]
+            if ctx._program.host.state.pivoted:
+                return sum(value or 0 for value in ctx.gather(*pendings))
+            return int(ctx.first(*pendings).result() or 0)
+        case "try":
+            try:
+                return _perform(ctx, rest[0])
+            except StepFailed:
+                return _perform(ctx, rest[1])
+        case "branch":
+            return _perform(ctx, rest[1]) if _perform(ctx, rest[0]) % 2 else 0
+        case "pivot":
+            ctx.pivot()
+            return 0
+        case _:
+            if ctx._program.host.state.pivoted:
+                return 0
+            raise Abort("the program says so")
+
+
+def _step(index: int) -> Any:
+    return STEPS[index]
+
+
+class World:
+    """Answers one run at random, then calmly, and keeps the book of effects by the action's token."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = rng = random.Random(seed)
+        self.program = random_program(rng)
+        timeout = rng.choice([None, None, 90.0])
+        self.run = Driven(saga_of(self.program, timeout))
+        self.applied: dict[UUID, int] = {}  #: tokens whose effect is there, and what it returned
+        self.lost: list[tuple[RunTask, int]] = []  #: attempts that landed and whose worker may still tell
+        self.evictions = rng.choice([0.0, 0.3, 1.0])
+
+    def live(self, moves_noisy: int = 25, moves_max: int = 1_500) -> None:
+        """Let it be noisy for a while, then answer well until the run ends.
+
+        Raises:
+            AssertionError: the run does not end (I4), or anything that `Driven` checks at each move.
+        """
+        for number in range(moves_max):
+            if self.run.status in ENDED:
+                return
+            if self.rng.random() < self.evictions or self.run.execution.broken is not None:
+                self.run.reload()
+            if number < moves_noisy:
+                self._noise()
+            else:
+                self._calm()
+        raise AssertionError(f"no end after {moves_max} moves: {self.run.status} {self.run.stall_reason}")
+
+    # -- moves -----------------------------------------------------------------------------------------------------
+
+    def _noise(self) -> None:
+        rng, run = self.rng, self.run
+        moves: list[tuple[float, Callable[[], None]]] = []
+        if run.open:
+            moves.append((10, lambda: self._answer(rng.choice(sorted(run.open)))))
+        if run.timers:
+            moves.append((4, lambda: self._fire(rng.choice(sorted(run.timers)))))
+        if self.lost:
+            moves.append((2, self._tell))
+        moves.append((0.3, lambda: _void(run.cancel())))
+        if run.status is Status.STALLED:
+            moves.append((3, lambda: _void(run.retry())))
+            moves.append((1, self._resolve))
+        if rng.random() < 0.01:
+            moves.append((1, lambda: _void(run.terminate())))
+        weights = [weight for weight, _ in moves]
+        rng.choices([move for _, move in moves], weights)[0]()
+
+    def _calm(self) -> None:
+        run = self.run
+        if run.open:
+            name = sorted(run.open)[0]
+            self._do(name, run.open[name], EventKind.STEP_SUCCEEDED)
+        elif run.status is Status.STALLED:
+            run.retry()
+        else:
+            assert run.timers, f"the run waits for nothing: {run.status}, {self.program}"
+            run.fire()
+
+    def _fire(self, name: str) -> None:
+        self.run.fire(name)
+
+    def _answer(self, name: str) -> None:
+        task = self.run.open[name]
+        action = name.count(".") == 0
+        kinds = [
+            (8, EventKind.STEP_SUCCEEDED),
+            (2, EventKind.STEP_UNKNOWN),
+            (2, EventKind.STEP_LOST),
+            (1, EventKind.STEP_POSTPONED),
+            (0.5, EventKind.STEP_NOT_RUN),
+        ]
+        if not name.endswith(".probe"):
+            kinds.append((2 if action else 0.4, EventKind.STEP_FAILED))
+        if action:
+            kinds.append((0.6, EventKind.STEP_REFUSED))
+            if name in self.run.fenced:
+                kinds.append((3, EventKind.STEP_NEVER_STARTED))
+        weights = [weight for weight, _ in kinds]
+        self._do(name, task, self.rng.choices([kind for _, kind in kinds], weights)[0])
+
+    def _do(self, name: str, task: RunTask, kind: EventKind) -> None:
+        """Answer an attempt as a worker would, with its effect in the book."""
+        run = self.run
+        step, track = run.state.tokens[task.token]
+        action = step.action.token
+        value: Any = None
+        match track.direction, kind:
+            case Direction.ACTION, EventKind.STEP_SUCCEEDED | EventKind.STEP_REFUSED:
+                value = self._apply(task, name)
+            case Direction.ACTION, EventKind.STEP_UNKNOWN:
+                if self.rng.random() < 0.5:
+                    self._apply(task, name)
+            case Direction.ACTION, EventKind.STEP_LOST:
+                if self.rng.random() < 0.5:
+                    self.lost.append((task, self._apply(task, name)))
+            case Direction.PROBE, EventKind.STEP_SUCCEEDED:
+                value = [self._result(name, self.applied[action])] if action in self.applied else None
+            case Direction.COMPENSATION, EventKind.STEP_SUCCEEDED | EventKind.STEP_LOST | EventKind.STEP_UNKNOWN:
+                if kind is EventKind.STEP_SUCCEEDED or self.rng.random() < 0.5:
+                    self.applied.pop(action, None)
+        if kind is EventKind.STEP_POSTPONED:
+            value = 3
+        elif kind in (EventKind.STEP_FAILED, EventKind.STEP_UNKNOWN, EventKind.STEP_NOT_RUN, EventKind.STEP_REFUSED):
+            value = {"type": "E", "message": kind.value}
+        elif track.direction is Direction.ACTION:
+            value = self._result(name, value)
+        run.end(name, kind, value)
+
+    def _result(self, name: str, value: Any) -> Any:
+        return None if name.startswith("mail") else value
+
+    def _apply(self, task: RunTask, name: str) -> int:
+        """Take effect once per token, as a service that honours keys does."""
+        return self.applied.setdefault(task.token, self.rng.randint(1, 9))
+
+    def _tell(self) -> None:
+        task, value = self.lost.pop(self.rng.randrange(len(self.lost)))
+        name = self.run.name_of(task.token)
+        self.run.tell_late(task, self._result(name, value))
+
+    def _resolve(self) -> None:
+        """Let an operator see to one stuck step by hand, and say so."""
+        state = self.run.state
+        if not state.stuck:
+            return
+        step, track = state.tokens[next(iter(state.stuck))]
+        if track.direction is Direction.COMPENSATION:
+            self.applied.pop(step.action.token, None)
+            self.run.resolve(step.occurrence)
+        else:
+            task = RunTask(step.action.token, 0, "", "", None)
+            name = self.run.name_of(step.action.token)
+            self.run.resolve(step.occurrence, self._result(name, self._apply(task, name)))
+
+
+def check(world: World) -> None:
+    """Hold the ended run against the world's book (I5, I7 to I12, I20).
+
+    Raises:
+        AssertionError: an invariant does not hold.
+    """
+    run, state = world.run, world.run.state
+    log = run.log
+    assert run.timers == {}
+    if run.status is Status.TERMINATED:
+        return
+    for step in state.steps.values():
+        here = step.action.token in world.applied
+        wanted = run.status is Status.COMPLETED and step.succeeded and not step.discarded
+        if wanted:
+            assert here, f"I7: {step.occurrence} counts as done and is not"
+        elif step.undo is not None:
+            assert not here, f"I7, I8: {step.occurrence} took effect, is not wanted and was not undone"
+    assert run.open == {}, "I25: attempts are left behind"
+    turned = next((event.seq for event in log if event.kind is EventKind.RUN_COMPENSATING), None)
+    pivot = next((event.seq for event in log if event.kind is EventKind.PIVOT_PASSED), None)
+    assert turned is None or pivot is None, "I11: a run went back behind its pivot"
+    undos = [event for event in log if event.kind is EventKind.COMPENSATION_SCHEDULED]
+    for event in undos:
+        assert event.token is not None
+        step, _ = state.tokens[event.token]
+        unwanted = step.discarded or step.gave_up
+        assert unwanted or (turned is not None and event.seq > turned), f"I12: {step.occurrence} undone without a cause"
+        for later in log:
+            if later.token == step.action.token and later.seq > event.seq:
+                assert later.kind not in (EventKind.ACTION_SCHEDULED, EventKind.ATTEMPT_SCHEDULED), "I10"
+    if turned is not None:
+        _check_order(world, turned)
+    for step in state.steps.values():
+        for track in step.tracks:
+            attempts = track.policy.retry.attempts
+            assert attempts is None or track.used <= attempts, f"I20: {step.occurrence} {track.direction}"
+
+
+def _check_order(world: World, turned: int) -> None:
+    """I9: nothing is undone while something that began after its end still stands."""
+    state, log = world.run.state, world.run.log
+    first_undo: dict[str, int] = {}
+    last_undone: dict[str, int] = {}
+    late = {state.tokens[event.token][0].occurrence for event in log if event.kind is EventKind.OUTCOME_LATE and event.token}
+    for event in log:
+        if event.kind is EventKind.COMPENSATION_SCHEDULED and event.key is not None:
+            first_undo.setdefault(event.key, event.seq)
+        known = state.tokens.get(event.token) if event.token else None
+        undone = known is not None and known[1].direction is Direction.COMPENSATION
+        if undone and known is not None and event.kind is EventKind.STEP_SUCCEEDED:
+            last_undone[known[0].occurrence] = event.seq
+        if event.kind is EventKind.RESOLVED and event.key is not None and state.steps[event.key].undone:
+            last_undone.setdefault(event.key, event.seq)
+    for key, seq in first_undo.items():
+        step = state.steps[key]
+        for other in state.steps.values() if seq > turned else ():
+            after = step.ended_seq is not None and other.scheduled_seq > step.ended_seq
+            if after and other.occurrence in last_undone and other.occurrence not in late:
+                assert last_undone[other.occurrence] < seq, f"I9: {key} was undone before {other.occurrence}"
+
+
+def _void(_: object) -> None:
+    return None
+
+
+def describe(world: World) -> str:
+    """Return the program and the log, for the message of a failing seed."""
+    lines = [str(world.program)]
+    for event in world.run.log:
+        payload = "" if event.kind is EventKind.ACTION_SCHEDULED else json.dumps(event.payload)
+        name = world.run.name_of(event.token) if event.token else event.key or ""
+        lines.append(f"{event.seq:4} {event.kind:22} {name:24} {event.attempt or '':3} {payload[:100]}")
+    return "\n".join(lines)
