@@ -52,8 +52,9 @@ dev: $(INSTALLED) ## Postgres, Valkey, a coordinator, a worker and Flower for th
 	@$(RUN) -m celery -A tasks saga dev $(ARGS)
 
 .PHONY: docs
-docs: $(INSTALLED) ## write what is generated in docs/ (the lifecycle, from its table in the code)
+docs: $(INSTALLED) ## write what is generated in docs/: the lifecycle, and what doctor refuses
 	@$(RUN) -m docs.generate
+	@$(RUN) -m saga.cli.doctor.page > docs/doctor.md
 
 .PHONY: wheel
 wheel: $(INSTALLED) ## build the wheel into dist/

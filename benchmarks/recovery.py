@@ -19,8 +19,7 @@ from benchmarks.fleet import PREFORK_2, Fleet, Ground, open_fleet
 from benchmarks.workload import ENDED, Stretch
 from demo_shop.waiting import wait_for
 
-#: Runs in flight and steps of each: enough that both coordinators hold many, whenever one is killed.
-IN_FLIGHT = 60
+#: Steps of each run in flight: enough that both coordinators hold many runs, whenever one is killed.
 RUN_STEPS = 40
 #: Seconds between two looks at the runs that the victim held: the resolution of the result.
 LOOK_SECONDS = 0.02
@@ -64,14 +63,14 @@ class Soaked:
     runs_ended: int
 
 
-def measure(ground: Ground, *, kills: int) -> Iterator[Recovered]:
+def measure(ground: Ground, *, kills: int, in_flight: int) -> Iterator[Recovered]:
     """Kill one of two coordinators under load, time after time, and start another in its place.
 
     Raises:
         Stuck: the load stands still.
         TookTooLong: shards are not shared, or a held run does not go on.
     """
-    with _loaded(ground) as (fleet, connection):
+    with _loaded(ground, in_flight) as (fleet, connection):
         for _ in range(kills):
             _wait_until_shared(connection)
             yield _kill_number(fleet, connection)
@@ -79,14 +78,14 @@ def measure(ground: Ground, *, kills: int) -> Iterator[Recovered]:
             _start_known(fleet, connection, known)
 
 
-def soak(ground: Ground, *, minutes: float) -> Soaked:
+def soak(ground: Ground, *, minutes: float, in_flight: int) -> Soaked:
     """Burn every core beside two coordinators under load, and count who is taken for dead.
 
     Raises:
         Stuck: the load stands still.
         TookTooLong: shards are not shared.
     """
-    with _loaded(ground) as (fleet, connection):
+    with _loaded(ground, in_flight) as (fleet, connection):
         _wait_until_shared(connection)
         ended_before, least = fleet.line.count(ENDED), lease_seconds()
         with _burning() as burners:
@@ -135,7 +134,7 @@ _coordinators: dict[int, UUID] = {}
 
 
 @contextlib.contextmanager
-def _loaded(ground: Ground) -> Iterator[tuple[Fleet, psycopg.Connection]]:
+def _loaded(ground: Ground, in_flight: int) -> Iterator[tuple[Fleet, psycopg.Connection]]:
     """Two coordinators, a worker node, and a thread that keeps runs in flight."""
     with contextlib.ExitStack() as stack:
         fleet = stack.enter_context(open_fleet(ground))
@@ -146,7 +145,7 @@ def _loaded(ground: Ground) -> Iterator[tuple[Fleet, psycopg.Connection]]:
             _start_known(fleet, connection, _ids(connection))
         fleet.start_workers(PREFORK_2)
         stopping = threading.Event()
-        feeder = threading.Thread(target=_feed, args=(fleet, stopping), name="feeder", daemon=True)
+        feeder = threading.Thread(target=_feed, args=(fleet, in_flight, stopping), name="feeder", daemon=True)
         feeder.start()
         stack.callback(feeder.join)
         stack.callback(stopping.set)
@@ -154,10 +153,10 @@ def _loaded(ground: Ground) -> Iterator[tuple[Fleet, psycopg.Connection]]:
         yield fleet, connection
 
 
-def _feed(fleet: Fleet, stopping: threading.Event) -> None:
+def _feed(fleet: Fleet, in_flight: int, stopping: threading.Event) -> None:
     number = 0
     while not stopping.wait(LOOK_SECONDS):
-        while number - fleet.line.count(ENDED) < IN_FLIGHT and not stopping.is_set():
+        while number - fleet.line.count(ENDED) < in_flight and not stopping.is_set():
             workload.long.start(Stretch(number, RUN_STEPS), id=f"load-{number}")
             number += 1
 

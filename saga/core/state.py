@@ -32,6 +32,8 @@ _OUTCOMES = {
     EventKind.STEP_NOT_RUN,
     EventKind.STEP_REFUSED,
 }
+#: Kinds of a late outcome under which the effect is there, or may be.
+_MAY_HAVE_LANDED = (EventKind.STEP_SUCCEEDED, EventKind.STEP_UNKNOWN, EventKind.STEP_REFUSED)
 
 
 class State:
@@ -279,19 +281,22 @@ class State:
             self.claimants.add(event.claimant)
         known = self.tokens.get(event.token) if event.token else None
         told: dict[str, Any] = json.loads(event.payload or "{}")
-        if known is None or told.get("kind") != EventKind.STEP_SUCCEEDED:
+        kind = told.get("kind")
+        if known is None or kind not in _MAY_HAVE_LANDED or known[1].direction is not Direction.ACTION:
             return
-        step, track = known
-        if track.direction is not Direction.ACTION or step.succeeded:
-            return
-        value = json_after(event.payload or "", "payload")
-        result = unwrap(value) or "null"
-        if not step.gave_up:
-            self._landed(step, result, event.seq)
-            self.fence(step)
-        else:
-            step.result = result
+        step, _ = known
+        landed = kind == EventKind.STEP_SUCCEEDED
+        result = (unwrap(json_after(event.payload or "", "payload")) or "null") if landed else None
+        if not step.succeeded and not step.gave_up:
             step.unknown = True
+            if result is not None:
+                self._landed(step, result, event.seq)
+                self.fence(step)
+        else:
+            if not step.succeeded:
+                step.result = result or step.result
+                step.unknown = True
+            # It may have acted after its undo: it is undone once more, for nobody else will tell.
             if step.undo is not None and step.undo.phase is Phase.IN_FLIGHT:
                 step.undo_again = True
             elif step.undo is not None and step.undone:

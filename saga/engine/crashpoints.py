@@ -26,7 +26,7 @@ _hook: Hook | None = None
 
 
 def arm(hook: Hook | None) -> None:
-    """Call `hook(point, detail)` at every point; None disarms. The detail: a task's name, or a turn's kinds of event."""
+    """Call `hook(point, detail)` at every point; None disarms. The detail is a task's name or a turn's events."""
     global _hook
     _hook = hook
 

@@ -9,7 +9,6 @@ import decimal
 import enum
 import pathlib
 import types
-import typing
 import uuid
 from collections.abc import Iterator
 from itertools import combinations
@@ -139,4 +138,4 @@ def _bare(member: Any) -> Any:
 
 
 def _name(member: Any) -> str:
-    return getattr(member, "__name__", None) or typing.cast(str, repr(member))
+    return str(getattr(member, "__name__", None) or repr(member))

@@ -62,7 +62,7 @@ class Broker:
         for queue in queues:
             try:
                 found[queue] = channel.queue_declare(queue=queue, passive=True).message_count
-            except (channel.connection.client.channel_errors, KeyError):
+            except (*channel.connection.client.channel_errors, KeyError):
                 found[queue] = 0
         return found
 

@@ -55,7 +55,13 @@ def pass_gate(name: str) -> None:
 
 def _call(name: str, direction: str, given: object = "") -> Call:
     return Call(
-        current.run, name, direction, current.token, current.action_token, current.attempt, json.dumps(given, default=str)
+        current.run,
+        name,
+        direction,
+        current.token,
+        current.action_token,
+        current.attempt,
+        json.dumps(given, default=str),
     )
 
 
@@ -176,9 +182,7 @@ def post(order: Order) -> str:
 
 @post.compensate
 def unpost(posted: str | None, order: Order) -> None:
-    current.connection.execute(
-        text("DELETE FROM public.posting WHERE token = :token"), {"token": current.action_token}
-    )
+    current.connection.execute(text("DELETE FROM public.posting WHERE token = :token"), {"token": current.action_token})
 
 
 @saga("trip")

@@ -31,7 +31,7 @@ def write_files(document: Path, folder: Path) -> list[str]:
 
 
 def run_python(
-    *arguments: str, folder: Path, environment: Mapping[str, str] | None = None, seconds: float = 60
+    *arguments: str, folder: Path, environment: Mapping[str, str] | None = None, seconds: float = 90
 ) -> subprocess.CompletedProcess[str]:
     """Run Python in a folder, as somebody would who had copied the blocks there."""
     return subprocess.run(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,6 @@ class Dev:
     """A running `saga dev`, and commands beside it."""
 
     def __init__(self, folder: Path) -> None:
-        # Under /tmp the servers' user can reach it, which a test's own folder does not promise.
         self.folder = folder
         self.env = {**environment(None, None), "PYTHONPATH": str(ROOT)}
         self.log = (folder / "dev.log").open("wb")
@@ -73,9 +74,12 @@ class Dev:
 
 
 @pytest.fixture
-def dev(tmp_path: Path) -> Iterator[Dev]:
+def dev() -> Iterator[Dev]:
     """A running `saga dev`, ended with the test."""
-    started = Dev(tmp_path)
+    # Postgres does not run as root, and who runs it then may not enter the folders that pytest makes.
+    folder = Path(tempfile.mkdtemp(prefix="saga-test-dev-"))
+    folder.chmod(0o755)
+    started = Dev(folder)
     yield started
     if started.process.poll() is None:
         started.process.terminate()
@@ -83,6 +87,7 @@ def dev(tmp_path: Path) -> Iterator[Dev]:
     assert started.process.stdout is not None
     started.process.stdout.close()
     started.log.close()
+    shutil.rmtree(folder)
 
 
 def test_dev_serves_is_killed_part_by_part_and_ends_all(dev: Dev) -> None:

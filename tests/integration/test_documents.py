@@ -15,8 +15,8 @@ from saga.engine.installation import DEFAULTS
 from tests.integration.blocks import ROOT, python_blocks, run_python, write_files
 
 DOCUMENTS = sorted([*(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md")])
-#: Documents whose blocks are run by name.
-RUN_ELSEWHERE = {ROOT / "README.md", ROOT / "docs" / "testing.md"}
+#: Documents whose blocks are run by name, and one whose blocks are single lines to paste.
+RUN_ELSEWHERE = {ROOT / "README.md", ROOT / "docs" / "testing.md", ROOT / "docs" / "doctor.md"}
 
 
 def looked_up(dotted: str) -> Any:

@@ -109,6 +109,7 @@ class World:
         self.run = Driven(saga_of(self.program, timeout))
         self.applied: dict[UUID, int] = {}  #: tokens whose effect is there, and what it returned
         self.lost: list[tuple[RunTask, int]] = []  #: attempts that landed and whose worker may still tell
+        self.frozen: list[RunTask] = []  #: attempts whose worker may still act, and then tell
         self.evictions = rng.choice([0.0, 0.3, 1.0])
 
     def live(self, moves_noisy: int = 25, moves_max: int = 1_500) -> None:
@@ -137,6 +138,8 @@ class World:
             moves.append((10, lambda: self._answer(rng.choice(sorted(run.open)))))
         if run.timers:
             moves.append((4, lambda: self._fire(rng.choice(sorted(run.timers)))))
+        if self.frozen:
+            moves.append((2, self._thaw))
         if self.lost:
             moves.append((2, self._tell))
         moves.append((0.3, lambda: _void(run.cancel())))
@@ -194,7 +197,9 @@ class World:
                 if self.rng.random() < 0.5:
                     self._apply(task, name)
             case Direction.ACTION, EventKind.STEP_LOST:
-                if self.rng.random() < 0.5:
+                if self.rng.random() < 0.3:
+                    self.frozen.append(task)
+                elif self.rng.random() < 0.5:
                     self.lost.append((task, self._apply(task, name)))
             case Direction.PROBE, EventKind.STEP_SUCCEEDED:
                 value = [self._result(name, self.applied[action])] if action in self.applied else None
@@ -220,6 +225,14 @@ class World:
         task, value = self.lost.pop(self.rng.randrange(len(self.lost)))
         name = self.run.name_of(task.token)
         self.run.tell_late(task, self._result(name, value))
+
+    def _thaw(self) -> None:
+        """Let a frozen worker act on a service that forgot the undo, and tell that."""
+        task = self.frozen.pop(self.rng.randrange(len(self.frozen)))
+        name = self.run.name_of(task.token)
+        value = self._result(name, self._apply(task, name))
+        kinds = (EventKind.STEP_SUCCEEDED, EventKind.STEP_SUCCEEDED, EventKind.STEP_UNKNOWN, EventKind.STEP_REFUSED)
+        self.run.tell_late(task, value, kind=self.rng.choice(kinds))
 
     def _resolve(self) -> None:
         """Let an operator see to one stuck step by hand, and say so."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from saga import Context, Status, StepFailed
 from saga.core.effects import RunTask
 from saga.core.events import EventKind
@@ -166,8 +168,35 @@ def test_a_late_success_after_the_undo_of_a_run_that_goes_back_is_undone_again()
     assert run.undo("stock").status is Status.COMPENSATED
 
 
-def test_late_failures_and_late_unknowns_change_nothing() -> None:
-    for kind in (EventKind.STEP_FAILED, EventKind.STEP_UNKNOWN, EventKind.STEP_POSTPONED):
+def test_a_late_success_of_a_step_that_succeeded_and_was_undone_is_undone_once_more() -> None:
+    def function(ctx: Context, n: int) -> int:
+        ctx.run(stock, n)
+        return ctx.gather(ctx.start(charge, n), ctx.start(look, n))[0]
+
+    run = Driven(define(function)).succeed("stock")
+    task = lost(run, "charge")
+    run.succeed("charge", 5).abort("look").undo("charge")
+    assert list(run.open) == ["stock.compensate"]
+
+    run.tell_late(task, 5)
+
+    assert set(run.open) == {"stock.compensate", "charge.compensate"}
+    run.undo("stock")
+    assert run.undo("charge").status is Status.COMPENSATED
+
+
+@pytest.mark.parametrize("kind", [EventKind.STEP_UNKNOWN, EventKind.STEP_REFUSED])
+def test_what_may_have_landed_after_its_undo_is_undone_once_more(kind: EventKind) -> None:
+    run = Driven(define(fallback))
+    task = lost(run)
+    run.refuse("stock").undo("stock").tell_late(task, {"type": "E", "message": "x"}, kind=kind)
+
+    assert run.input_of("stock.compensate")["known"] is False
+    assert run.undo("stock").succeed("charge").status is Status.COMPLETED
+
+
+def test_late_failures_and_late_unknowns_change_nothing_while_the_step_is_open() -> None:
+    for kind in (EventKind.STEP_FAILED, EventKind.STEP_UNKNOWN, EventKind.STEP_REFUSED, EventKind.STEP_POSTPONED):
         run = Driven(define(one))
         task = lost(run)
         run.tell_late(task, {"type": "E", "message": "x"}, kind=kind)

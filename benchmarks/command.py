@@ -1,0 +1,135 @@
+"""Runs a plan from end to end and writes what it finds. What a measurement means it must not know."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+
+from rich.console import Console
+
+from benchmarks import drain, hops, length, recovery, spying
+from benchmarks.fleet import PREFORK_2, Ground, open_ground
+from benchmarks.meter import PostgresMeter
+from benchmarks.plan import Plan
+from benchmarks.record import Records, versions
+from benchmarks.systems import SAGA
+
+
+class Part(StrEnum):
+    """A part of a plan that can be run alone."""
+
+    FOUR = "four"  # sagas of four steps: this engine, Celery's chain, the ceiling
+    LENGTH = "length"
+    RECOVERY = "recovery"
+    SOAK = "soak"
+    HOPS = "hops"
+    PROFILE = "profile"
+
+
+def run(plan: Plan, *, parts: frozenset[Part], folder: Path, json_path: Path, console: Console) -> Records:
+    """Measure every chosen part, each record written as soon as it is there.
+
+    Raises:
+        ConfigurationError: a server does not start.
+        Stuck: a measurement does not come to its end.
+        TookTooLong: coordinators do not share, or a held run does not go on.
+    """
+    measures: dict[Part, Callable[[Ground, Plan, Records, Console], None]] = {
+        Part.FOUR: _four,
+        Part.LENGTH: _length,
+        Part.HOPS: _hops,
+        Part.PROFILE: _profile,
+        Part.RECOVERY: _recovery,
+        Part.SOAK: _soak,
+    }
+    with open_ground(folder) as ground:
+        records = Records(json_path, settings=plan.settings(), versions=versions(ground.servers))
+        console.print(f"seed {plan.seed}, {plan.rounds} interleaved rounds, {plan.settings()}", highlight=False)
+        for part, measure in measures.items():
+            if part in parts:
+                measure(ground, plan, records, console)
+        return records
+
+
+def _four(ground: Ground, plan: Plan, records: Records, console: Console) -> None:
+    meter = PostgresMeter(ground.servers.superuser_url)
+    try:
+        for turn in plan.turns():
+            rng = plan.rng("four", turn.round)
+            found = drain.measure(ground, meter, turn.system, turn.choice, plan.size, events=turn.events, rng=rng)
+            records.add(
+                "four",
+                system=turn.system.name,
+                choice=turn.choice.name,
+                round=turn.round,
+                events=turn.events,
+                commits_from=meter.commits_from,
+                fsyncs_from=meter.fsyncs_from,
+                **asdict(found),
+            )
+            _say(
+                console,
+                f"round {turn.round}  {turn.system.name:5}  {turn.choice.name}{' -E' * turn.events}: "
+                f"{found.sagas_per_second} sagas/s",
+            )
+    finally:
+        meter.close()
+
+
+def _length(ground: Ground, plan: Plan, records: Records, console: Console) -> None:
+    for number, lengths in plan.lengths():
+        cost = length.measure(ground, lengths)
+        records.add("length", choice=PREFORK_2.name, round=number, **asdict(lengths), **asdict(cost))
+        cached = "" if lengths.cache_runs is None else f", cache of {lengths.cache_runs}"
+        _say(console, f"runs of {lengths.steps} steps{cached}: {cost.coordinator_cpu_ms} ms CPU a step")
+
+
+def _hops(ground: Ground, plan: Plan, records: Records, console: Console) -> None:
+    found = hops.measure(ground, sagas=plan.hops, rng=plan.rng("hops"))
+    records.add("hops", choice=PREFORK_2.name, hops=[asdict(hop) for hop in found])
+    _say(console, f"hops of an idle step: {sum(hop.p50_ms for hop in found):.1f} ms")
+
+
+def _profile(ground: Ground, plan: Plan, records: Records, console: Console) -> None:
+    if not plan.profile:
+        return
+    meter = PostgresMeter(ground.servers.superuser_url)
+    size = drain.Size(plan.profiled_sagas, 0)
+    try:
+        drain.measure(
+            ground,
+            meter,
+            SAGA,
+            PREFORK_2,
+            size,
+            rng=random.Random(plan.seed),
+            during=lambda fleet: spying.spying(fleet, ground.folder),
+        )
+    finally:
+        meter.close()
+    for role, portrait in spying.portraits(ground.folder).items():
+        records.add("profile", choice=PREFORK_2.name, role=role, **asdict(portrait))
+        _say(console, f"profile of {role}: {portrait.samples} samples")
+
+
+def _recovery(ground: Ground, plan: Plan, records: Records, console: Console) -> None:
+    found = recovery.measure(ground, kills=plan.kills, in_flight=plan.recovery_in_flight)
+    for number, kill in enumerate(found, start=1):
+        records.add("recovery", choice=PREFORK_2.name, round=number, in_flight=plan.recovery_in_flight, **asdict(kill))
+        slowest = max(kill.resumed_seconds, default=0.0)
+        _say(console, f"kill {number}: {len(kill.resumed_seconds)} runs held, the last one went on after {slowest} s")
+
+
+def _soak(ground: Ground, plan: Plan, records: Records, console: Console) -> None:
+    if not plan.soak_minutes:
+        return
+    found = recovery.soak(ground, minutes=plan.soak_minutes, in_flight=plan.recovery_in_flight)
+    records.add("soak", choice=PREFORK_2.name, **asdict(found))
+    _say(console, f"{found.minutes:g} minutes at 100% CPU: {found.takeovers} takeovers")
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, highlight=False, soft_wrap=True)

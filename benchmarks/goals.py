@@ -1,0 +1,132 @@
+"""What was to be reached, held against records: ratios to Celery's chain within the same round of the same command."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from benchmarks.record import Record, of
+
+#: The goals: throughput and latency against the chain's, the cost of a late step, recovery after the lease.
+THROUGHPUT_MIN = 0.75
+LATENCY_MAX = 2.5
+LENGTH_MAX = 1.2
+RECOVERY_SECONDS_MAX = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """One goal: what, how much, what was found, and whether that is enough (None: it is only reported)."""
+
+    what: str
+    wanted: str
+    found: str
+    reached: bool | None
+
+
+def goals(records: Sequence[Record]) -> list[Goal]:
+    """Hold every goal that the records speak of against them."""
+    plain = [record for record in of(records, "four") if not record.values["events"]]
+    found = []
+    best = _best(plain, "chain")
+    if best is not None and any(record.system == "saga" for record in plain):
+        found += _against_chain(plain, best)
+    found += _with_events(of(records, "four"))
+    found += _lengths(of(records, "length"))
+    times = [time for record in of(records, "recovery") for time in record.values["resumed_seconds"]]
+    if times:
+        limit = of(records, "recovery")[0].values["lease_seconds"] + RECOVERY_SECONDS_MAX
+        said = f"p50 {statistics.median(times):.2f} s, max {max(times):.2f} s of {len(times)} runs"
+        found.append(Goal("recovery from a killed coordinator", f"≤ {limit:g} s", said, max(times) <= limit))
+    for record in of(records, "soak"):
+        what = f"false takeovers in {record.values['minutes']:g} minutes at 100% CPU"
+        takeovers = record.values["takeovers"]
+        found.append(Goal(what, "0", str(takeovers), takeovers == 0))
+    return found
+
+
+def _against_chain(plain: list[Record], chain_best: str) -> list[Goal]:
+    saga_best = _best(plain, "saga")
+    assert saga_best is not None
+    same = _ratios(plain, chain_best, chain_best, _throughput)
+    best = _ratios(plain, saga_best, chain_best, _throughput)
+    # Of a pair with the same workers the latency is the fairest: it depends on the pool.
+    slower = _ratios(plain, chain_best, chain_best, _latency)
+    wanted = f"≥ {THROUGHPUT_MIN}"
+    return [
+        Goal(f"throughput, of the chain's, both with {chain_best}", wanted, *_judged(same, at_least=THROUGHPUT_MIN)),
+        Goal(
+            f"throughput, of the chain's, best ({saga_best}) against best ({chain_best})",
+            wanted,
+            *_judged(best, at_least=THROUGHPUT_MIN),
+        ),
+        Goal(
+            f"idle p50, of the chain's, both with {chain_best}",
+            f"≤ {LATENCY_MAX}",
+            *_judged(slower, at_most=LATENCY_MAX),
+        ),
+    ]
+
+
+def _with_events(four: list[Record]) -> list[Goal]:
+    sent = [record for record in four if record.values["events"]]
+    choices = {record.choice for record in sent}
+    return [
+        Goal(f"throughput, of the chain's, both with {choice} -E", "–", _judged(ratios, at_least=0)[0], None)
+        for choice in sorted(choices)
+        if (ratios := _ratios(sent, choice, choice, _throughput))
+    ]
+
+
+def _lengths(records: list[Record]) -> list[Goal]:
+    found = []
+    for cache in (None, 1):
+        of_cache = [record for record in records if record.values["cache_runs"] == cache]
+        lengths = sorted({record.values["steps"] for record in of_cache})
+        if len(lengths) < 2:
+            continue
+        short, long = lengths[0], lengths[-1]
+        for name, value in (("coordinator CPU", "coordinator_cpu_ms"), ("wall", "wall_ms")):
+            costs = [
+                statistics.median(record.values[value] for record in of_cache if record.values["steps"] == steps)
+                for steps in (short, long)
+            ]
+            ratio = costs[1] / costs[0] if costs[0] else float("inf")
+            what = f"{name} a step at {long} steps, of that at {short}, {'cached' if cache is None else 'cache of 1'}"
+            wanted = f"≤ {LENGTH_MAX}" if cache is None else "–"
+            found.append(Goal(what, wanted, f"{ratio:.2f}", ratio <= LENGTH_MAX if cache is None else None))
+    return found
+
+
+def _best(plain: list[Record], system: str) -> str | None:
+    """Return the choice of workers with which a system was fastest, by the median of its rounds."""
+    speeds: dict[str, list[float]] = {}
+    for record in plain:
+        if record.system == system:
+            speeds.setdefault(record.choice, []).append(_throughput(record))
+    return max(speeds, key=lambda choice: statistics.median(speeds[choice]), default=None)
+
+
+def _ratios(
+    records: list[Record], saga_choice: str, chain_choice: str, value: Callable[[Record], float]
+) -> list[float]:
+    """Return this engine's value over the chain's, for each round that has both."""
+    ours = {r.round: value(r) for r in records if r.system == "saga" and r.choice == saga_choice}
+    theirs = {r.round: value(r) for r in records if r.system == "chain" and r.choice == chain_choice}
+    return [ours[number] / theirs[number] for number in sorted(ours.keys() & theirs.keys())]
+
+
+def _judged(ratios: list[float], *, at_least: float | None = None, at_most: float | None = None) -> tuple[str, bool]:
+    """Return the median with its spread, and whether it is enough."""
+    middle = statistics.median(ratios)
+    reached = (at_least is None or middle >= at_least) and (at_most is None or middle <= at_most)
+    return f"{middle:.2f} ({min(ratios):.2f}–{max(ratios):.2f})", reached
+
+
+def _throughput(record: Record) -> float:
+    return float(record.values["sagas_per_second"])
+
+
+def _latency(record: Record) -> float:
+    return statistics.median(record.values["idle_ms"])

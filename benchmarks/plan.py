@@ -1,0 +1,118 @@
+"""How much a command measures, and in which order. It measures nothing."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from benchmarks.application import SETTINGS, lease_seconds
+from benchmarks.drain import Size
+from benchmarks.fleet import CHOICES, PREFORK_2, Choice
+from benchmarks.length import Lengths
+from benchmarks.systems import CHAIN, SAGA, SYSTEMS, System
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One measurement of the main comparison."""
+
+    round: int
+    system: System
+    choice: Choice
+    events: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is measured. Every part of it is printed and written into each record."""
+
+    seed: int
+    rounds: int
+    sagas: int
+    idle: int
+    choices: tuple[str, ...]
+    with_events: bool
+    short_steps: int
+    long_steps: int
+    steps_in_all: int
+    replayed_steps_in_all: int
+    length_in_flight: int
+    kills: int
+    recovery_in_flight: int
+    hops: int
+    profiled_sagas: int
+    soak_minutes: float
+    profile: bool
+
+    @property
+    def size(self) -> Size:
+        """How much one measurement of the main comparison does."""
+        return Size(self.sagas, self.idle)
+
+    def turns(self) -> Iterator[Turn]:
+        """Interleave: in each round every system with every choice, and the other way round in every other round."""
+        for number in range(1, self.rounds + 1):
+            turns = [Turn(number, system, CHOICES[name]) for name in self.choices for system in SYSTEMS]
+            if self.with_events:
+                turns += [Turn(number, system, PREFORK_2, events=True) for system in (SAGA, CHAIN)]
+            yield from turns if number % 2 else reversed(turns)
+
+    def lengths(self) -> Iterator[tuple[int, Lengths]]:
+        """Interleave short and long runs; then once each with a cache of one run, which replays at every step."""
+        in_flight = self.length_in_flight
+        for number in range(1, self.rounds + 1):
+            for steps in (self.short_steps, self.long_steps):
+                yield number, Lengths(steps, in_flight, self.steps_in_all)
+        for steps in (self.short_steps, self.long_steps):
+            yield 1, Lengths(steps, min(2, in_flight), self.replayed_steps_in_all, cache_runs=1)
+
+    def rng(self, *parts: object) -> random.Random:
+        """Return the randomness of one part, by the seed."""
+        return random.Random(f"{self.seed}:{parts}")
+
+    def settings(self) -> dict[str, Any]:
+        """Return everything that was set."""
+        celery = {key: value for key, value in SETTINGS.items() if key != "broker_connection_retry_on_startup"}
+        return {**asdict(self), "lease_seconds": lease_seconds(), "celery": celery}
+
+
+FULL = Plan(
+    seed=7,
+    rounds=3,
+    sagas=1_000,
+    idle=100,
+    choices=tuple(CHOICES),
+    with_events=True,
+    short_steps=10,
+    long_steps=500,
+    steps_in_all=6_000,
+    replayed_steps_in_all=1_000,
+    length_in_flight=12,
+    kills=5,
+    recovery_in_flight=200,
+    hops=100,
+    profiled_sagas=4_000,
+    soak_minutes=10,
+    profile=True,
+)
+QUICK = Plan(
+    seed=7,
+    rounds=1,
+    sagas=40,
+    idle=8,
+    choices=(PREFORK_2.name,),
+    with_events=False,
+    short_steps=5,
+    long_steps=25,
+    steps_in_all=100,
+    replayed_steps_in_all=50,
+    length_in_flight=4,
+    kills=1,
+    recovery_in_flight=40,
+    hops=5,
+    profiled_sagas=200,
+    soak_minutes=0,
+    profile=False,
+)

@@ -1,0 +1,248 @@
+"""Writes RESULTS.md from records, and says what was reached and what was not. It measures nothing."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from benchmarks.goals import Goal, goals
+from benchmarks.record import Record, of
+from benchmarks.systems import SYSTEMS
+
+TITLES = {system.name: system.title for system in SYSTEMS}
+ROLES = ("coordinator", "worker_main", "worker_child", "postgres", "broker", "client")
+Row = Sequence[str]
+
+_HEAD = """# Results
+
+Written by `make bench` from its own JSON lines; not to be edited by hand. `python -m benchmarks --from FILE` writes it again.
+
+One saga is four sequential no-op steps that return a small dict. All systems take turns in interleaved rounds of one
+command, each with fresh processes, a fresh database and an empty broker; a figure is the median of the rounds, with the
+smallest and the largest in brackets. Throughput is that of a backlog: all sagas are sent while workers and coordinator
+are frozen, and the clock runs from the thaw to the end of the last saga. Latency is one saga at a time, from just before
+it is sent: to the commit of the run's end for this engine (its last step ends earlier, and is given beside), to the end
+of the last task for the chain. What counts are ratios within one command: the machine may be shared.
+"""
+
+
+def write(records: Sequence[Record]) -> str:
+    """Return RESULTS.md as text.
+
+    Raises:
+        ValueError: there are no records.
+    """
+    if not records:
+        raise ValueError("there are no records: run `python -m benchmarks` first")
+    sections = [_HEAD, _conditions(records)]
+    for title, section in (
+        ("What was to be reached", _goals),
+        ("Throughput and latency", _speed),
+        ("CPU per step, in ms", _cpu),
+        ("What Postgres writes per saga", _written),
+        ("Memory, in MiB", _memory),
+        ("Cost of a step in a long run", _length),
+        ("Recovery from a killed coordinator", _recovery),
+        ("At 100% CPU", _soak),
+        ("The hops of one step, idle", _hops),
+        ("Where the time goes", _profile),
+    ):
+        text = section(records)
+        if text:
+            sections.append(f"## {title}\n\n{text}")
+    return "\n".join(sections)
+
+
+def spread(values: Iterable[float], *, digits: int = 1) -> str:
+    """Return the median with the smallest and the largest in brackets."""
+    found = list(values)
+    if not found:
+        return "–"
+    middle = f"{statistics.median(found):.{digits}f}"
+    return middle if len(found) == 1 else f"{middle} ({min(found):.{digits}f}–{max(found):.{digits}f})"
+
+
+def percentile(values: Sequence[float], part: float) -> float:
+    """Return the value below which this part of the values lies, none of them made up."""
+    ranked = sorted(values)
+    return ranked[min(len(ranked) - 1, round(part * (len(ranked) - 1)))]
+
+
+def speed_rows(records: Sequence[Record]) -> list[Row]:
+    """Return the rows of the main table: its head, then one row a system and choice."""
+    rows: list[Row] = [("system", "workers", "sagas/s", "p50 ms", "p99 ms", "last step p50 / p99 ms")]
+    for records_of_row in _groups(records):
+        first = records_of_row[0]
+        idle = [time for record in records_of_row for time in record.values["idle_ms"]]
+        last = [time for record in records_of_row for time in record.values["idle_last_step_ms"]]
+        medians = [statistics.median(record.values["idle_ms"]) for record in records_of_row if record.values["idle_ms"]]
+        rows.append(
+            (
+                TITLES[first.system],
+                _choice(first),
+                spread(record.values["sagas_per_second"] for record in records_of_row),
+                spread(medians),
+                f"{percentile(idle, 0.99):.1f}" if idle else "–",
+                f"{statistics.median(last):.1f} / {percentile(last, 0.99):.1f}" if last else "–",
+            )
+        )
+    return rows
+
+
+def goal_rows(records: Sequence[Record]) -> list[Row]:
+    """Return what was to be reached against what was found."""
+    rows: list[Row] = [("what", "to reach", "found", "")]
+    return rows + [(goal.what, goal.wanted, goal.found, _verdict(goal)) for goal in goals(records)]
+
+
+def _verdict(goal: Goal) -> str:
+    return "reported" if goal.reached is None else "reached" if goal.reached else "NOT reached"
+
+
+def _conditions(records: Sequence[Record]) -> str:
+    first = records[0]
+    loads = [record.machine["load_1_minute"] for record in records]
+    machine = ", ".join(f"{name.replace('_', ' ')} {first.machine[name]}" for name in ("cores", "memory_gib", "system"))
+    versions = ", ".join(f"{name} {number}" for name, number in first.versions.items())
+    settings = ", ".join(f"{name} {value}" for name, value in first.settings.items())
+    return (
+        f"- Machine: {machine}; load of one minute {min(loads)}–{max(loads)}\n- Versions: {versions}\n"
+        f"- Settings: {settings}\n- Measured: {first.at} to {records[-1].at}\n"
+    )
+
+
+def _goals(records: Sequence[Record]) -> str:
+    rows = goal_rows(records)
+    return _table(rows) if len(rows) > 1 else ""
+
+
+def _speed(records: Sequence[Record]) -> str:
+    rows = speed_rows(records)
+    return _table(rows) if len(rows) > 1 else ""
+
+
+def _cpu(records: Sequence[Record]) -> str:
+    def cells(found: list[Record]) -> list[str]:
+        spent = [record.values["cpu_ms_per_step"] for record in found]
+        total = [sum(each.values()) for each in spent]
+        return [*(spread((each.get(role, 0.0) for each in spent), digits=2) for role in ROLES), spread(total, digits=2)]
+
+    return _by_group(
+        records, ["coordinator", "worker main", "worker children", "Postgres", "broker", "client", "all"], cells
+    )
+
+
+def _written(records: Sequence[Record]) -> str:
+    names = ("commits_per_saga", "fsyncs_per_saga", "wal_bytes_per_saga", "transactions_per_saga")
+
+    def cells(found: list[Record]) -> list[str]:
+        return [spread((record.values["written"][name] for record in found), digits=1) for name in names]
+
+    table = _by_group(records, ["commits", "fsyncs", "WAL bytes", "transactions, also reading"], cells)
+    source = of(records, "four")
+    if not source:
+        return ""
+    return f"{table}\nCommits: {source[0].values['commits_from']}. Fsyncs: {source[0].values['fsyncs_from']}.\n"
+
+
+def _memory(records: Sequence[Record]) -> str:
+    def cells(found: list[Record]) -> list[str]:
+        return [
+            spread((record.values["memory_mib"].get(role, 0.0) for record in found), digits=0) for role in ROLES[:5]
+        ]
+
+    table = _by_group(records, ["coordinator", "worker main", "worker children", "Postgres", "broker"], cells)
+    return table and f"{table}\nResident memory of all processes of a role together; shared pages count in each.\n"
+
+
+def _length(records: Sequence[Record]) -> str:
+    rows: list[Row] = [("runs of", "cache", "coordinator CPU ms a step", "wall ms a step", "runs in flight")]
+    found = of(records, "length")
+    for steps, cache in sorted({(r.values["steps"], r.values["cache_runs"]) for r in found}, key=str):
+        same = [r for r in found if (r.values["steps"], r.values["cache_runs"]) == (steps, cache)]
+        rows.append(
+            (
+                f"{steps} steps",
+                "default" if cache is None else str(cache),
+                spread((r.values["coordinator_cpu_ms"] for r in same), digits=3),
+                spread((r.values["wall_ms"] for r in same), digits=3),
+                str(same[0].values["in_flight"]),
+            )
+        )
+    return _table(rows) if found else ""
+
+
+def _recovery(records: Sequence[Record]) -> str:
+    rows: list[Row] = [("kill", "runs held", "p50 s", "max s")]
+    for record in of(records, "recovery"):
+        times = record.values["resumed_seconds"]
+        if times:
+            rows.append((str(record.round), str(len(times)), f"{statistics.median(times):.2f}", f"{max(times):.2f}"))
+    if len(rows) == 1:
+        return ""
+    lease = of(records, "recovery")[0].values["lease_seconds"]
+    return (
+        f"{_table(rows)}\nLease {lease:g} s. From SIGKILL of one of two coordinators to the first event of each run on its "
+        "shards; 60 s stands for a run that did not go on.\n"
+    )
+
+
+def _soak(records: Sequence[Record]) -> str:
+    lines = [
+        f"{r.values['minutes']:g} minutes with {r.values['burners']} processes burning beside two coordinators, a worker "
+        f"node and a steady load: {r.values['takeovers']} takeovers, {r.values['coordinators_exited']} coordinators gone, "
+        f"{r.values['attempts_lost']} attempts taken for lost, {r.values['runs_ended']} runs ended. The shortest that any "
+        f"lease had left was {r.values['least_lease_left_seconds']} of {r.values['lease_seconds']:g} s.\n"
+        for r in of(records, "soak")
+    ]
+    return "\n".join(lines)
+
+
+def _hops(records: Sequence[Record]) -> str:
+    rows: list[Row] = [("to", "p50 ms", "p99 ms")]
+    for record in of(records, "hops"):
+        for hop in record.values["hops"]:
+            rows.append((hop["meaning"], f"{hop['p50_ms']:.2f}", f"{hop['p99_ms']:.2f}"))
+        total = sum(hop["p50_ms"] for hop in record.values["hops"])
+        rows.append(("all of it: one step", f"{total:.2f}", ""))
+    return _table(rows) if len(rows) > 1 else ""
+
+
+def _profile(records: Sequence[Record]) -> str:
+    parts = []
+    for record in of(records, "profile"):
+        role = record.values["role"].replace("_", " ")
+        owners = ", ".join(f"{share['name']} {share['percent']}%" for share in record.values["owners"])
+        rows: list[Row] = [("function, with what it calls", "%", "function by itself", "%")]
+        pairs = zip(record.values["with_callees"], record.values["by_itself"], strict=False)
+        rows += [(f"`{a['name']}`", str(a["percent"]), f"`{b['name']}`", str(b["percent"])) for a, b in pairs]
+        samples = record.values["samples"]
+        parts.append(f"### {role.capitalize()}\n\n{samples} samples of py-spy. Whose code: {owners}.\n\n{_table(rows)}")
+    return "\n".join(parts)
+
+
+def _by_group(records: Sequence[Record], head: list[str], cells: Callable[[list[Record]], list[str]]) -> str:
+    rows: list[Row] = [("system", "workers", *head)]
+    rows += [(TITLES[found[0].system], _choice(found[0]), *cells(found)) for found in _groups(records)]
+    return _table(rows) if len(rows) > 1 else ""
+
+
+def _groups(records: Sequence[Record]) -> list[list[Record]]:
+    """Return the records of the main comparison by choice and system, those with Celery's events last."""
+    groups: dict[tuple[Any, ...], list[Record]] = {}
+    for record in of(records, "four"):
+        groups.setdefault((record.values["events"], record.choice, record.system), []).append(record)
+    order = list(TITLES)
+    choices = list(dict.fromkeys(key[1] for key in groups))
+    return [groups[key] for key in sorted(groups, key=lambda k: (k[0], choices.index(k[1]), order.index(k[2])))]
+
+
+def _choice(record: Record) -> str:
+    return record.choice + (" -E" if record.values["events"] else "")
+
+
+def _table(rows: Sequence[Row]) -> str:
+    head, *body = rows
+    lines = [head, ["---"] * len(head), *body]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)

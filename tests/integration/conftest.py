@@ -1,0 +1,76 @@
+"""One fleet for each module of tests, in a database of its own; every test that uses it ends with an audit of all its runs."""
+
+from __future__ import annotations
+
+import itertools
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import redis
+
+from saga.cli.embedded import Servers
+from tests.integration import application
+from tests.integration.fleet import Fleet
+
+_numbers = itertools.count(1)
+
+#: What an audit replays.
+SAGAS = {
+    (saga.name, saga.version): saga
+    for saga in (application.trip, application.fork, application.fallback, application.patient, application.ledgered)
+}
+
+_POSTINGS = """
+CREATE TABLE public.posting (token uuid NOT NULL, attempt integer NOT NULL);
+GRANT SELECT, INSERT, DELETE ON public.posting TO PUBLIC;
+"""
+
+
+def make_fleet(servers: Servers, template: str, folder: Path, **environment: str) -> Iterator[Fleet]:
+    """Make a fleet without any process, and end all of its processes afterwards."""
+    database = servers.create_database(f"saga_fleet_{uuid.uuid4().hex[:8]}", template=template)
+    url = servers.broker_url
+    if servers.valkey is not None:
+        # The numbers below are for those tests that ask for a broker by itself.
+        url = urlsplit(url)._replace(path=f"/{40 + next(_numbers) % 24}").geturl()
+    with redis.Redis.from_url(url) as client:
+        client.flushdb()
+    fleet = Fleet(database, url, folder, **environment)
+    try:
+        fleet.owner.execute(_POSTINGS)
+        yield fleet
+    finally:
+        fleet.close()
+        servers.drop_database(database.name)
+
+
+@pytest.fixture(scope="module")
+def fleet(servers: Servers, template_database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    """Two coordinators and two workers, shared by a module's tests."""
+    for made in make_fleet(servers, template_database, tmp_path_factory.mktemp("fleet")):
+        for name in ("c1", "c2"):
+            made.coordinator(name)
+        for name in ("w1", "w2"):
+            made.worker(name)
+        made.until_ready()
+        yield made
+
+
+@pytest.fixture
+def audited(fleet: Fleet) -> Iterator[Fleet]:
+    """The module's fleet, with every process running; all runs so far are held against the invariants at the end."""
+    fleet.tend()
+    fleet.until_ready()
+    yield fleet
+    fleet.audit(SAGAS)
+
+
+@pytest.fixture
+def bare_fleet(servers: Servers, template_database: str, tmp_path: Path) -> Iterator[Fleet]:
+    """A fleet of a test's own without any process yet; audited at the end."""
+    for made in make_fleet(servers, template_database, tmp_path / "fleet"):
+        yield made
+        made.audit(SAGAS)
