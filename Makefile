@@ -52,7 +52,7 @@ dev: $(INSTALLED) ## Postgres, Valkey, a coordinator, a worker and Flower for th
 	@$(RUN) -m celery -A tasks saga dev $(ARGS)
 
 .PHONY: docs
-docs: $(INSTALLED) ## write what is generated in docs/: the lifecycle, and what doctor refuses
+docs: $(INSTALLED) ## write what is generated in docs/: lifecycle, tested faults, what doctor refuses
 	@$(RUN) -m docs.generate
 	@$(RUN) -m saga.cli.doctor.page > docs/doctor.md
 

@@ -1,4 +1,4 @@
-"""Makes the Celery application that is measured, for the harness and for its processes. It sets what both sides share."""
+"""Makes the Celery application that is measured, for the harness and its processes. It measures nothing."""
 
 from __future__ import annotations
 

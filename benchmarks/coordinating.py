@@ -1,4 +1,4 @@
-"""A coordinator under measurement: `python -m benchmarks.coordinating`. It adds marks to it, and changes nothing else."""
+"""A coordinator under measurement, `python -m benchmarks.coordinating`: marks are added, and nothing else is changed."""
 
 from __future__ import annotations
 

@@ -127,7 +127,8 @@ def measure(
 
 def idle_ms(sender: Sender, count: int, rng: random.Random) -> tuple[list[float], list[float]]:
     """Return the milliseconds from the sending to the saga's end, and to the end of its last step, one at a time."""
-    whole, last = [], []
+    whole: list[float] = []
+    last: list[float] = []
     for _ in range(count):
         time.sleep(rng.uniform(*PAUSE_SECONDS))
         began = time.monotonic_ns()

@@ -108,9 +108,8 @@ class FinishLine:
         """
         with self._crossed:
             while self._counts[kind] < count:
-                before = len(self._marks)
-                self._crossed.wait_for(lambda: self._counts[kind] >= count or len(self._marks) > before, silent_seconds)
-                if self._counts[kind] < count and len(self._marks) == before:
+                # Any mark ends this wait, since each is a sign of life.
+                if not self._crossed.wait(silent_seconds):
                     found = self._counts[kind]
                     raise Stuck(f"{found} of {count} marks {kind!r}, and none of any kind for {silent_seconds:g} s")
 

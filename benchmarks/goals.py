@@ -73,7 +73,7 @@ def _with_events(four: list[Record]) -> list[Goal]:
     sent = [record for record in four if record.values["events"]]
     choices = {record.choice for record in sent}
     return [
-        Goal(f"throughput, of the chain's, both with {choice} -E", "–", _judged(ratios, at_least=0)[0], None)
+        Goal(f"throughput, of the chain's, both with {choice} -E", "-", _judged(ratios, at_least=0)[0], None)
         for choice in sorted(choices)
         if (ratios := _ratios(sent, choice, choice, _throughput))
     ]
@@ -94,7 +94,7 @@ def _lengths(records: list[Record]) -> list[Goal]:
             ]
             ratio = costs[1] / costs[0] if costs[0] else float("inf")
             what = f"{name} a step at {long} steps, of that at {short}, {'cached' if cache is None else 'cache of 1'}"
-            wanted = f"≤ {LENGTH_MAX}" if cache is None else "–"
+            wanted = f"≤ {LENGTH_MAX}" if cache is None else "-"
             found.append(Goal(what, wanted, f"{ratio:.2f}", ratio <= LENGTH_MAX if cache is None else None))
     return found
 
@@ -121,7 +121,7 @@ def _judged(ratios: list[float], *, at_least: float | None = None, at_most: floa
     """Return the median with its spread, and whether it is enough."""
     middle = statistics.median(ratios)
     reached = (at_least is None or middle >= at_least) and (at_most is None or middle <= at_most)
-    return f"{middle:.2f} ({min(ratios):.2f}–{max(ratios):.2f})", reached
+    return f"{middle:.2f} ({min(ratios):.2f} to {max(ratios):.2f})", reached
 
 
 def _throughput(record: Record) -> float:
@@ -129,4 +129,4 @@ def _throughput(record: Record) -> float:
 
 
 def _latency(record: Record) -> float:
-    return statistics.median(record.values["idle_ms"])
+    return float(statistics.median(record.values["idle_ms"]))

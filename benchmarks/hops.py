@@ -5,32 +5,34 @@ from __future__ import annotations
 import random
 import statistics
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from benchmarks.drain import Sender, idle_ms
 from benchmarks.finish import Mark
 from benchmarks.fleet import PREFORK_2, Ground, open_fleet
 from benchmarks.systems import SAGA
-from benchmarks.workload import ENDED
+from benchmarks.ranking import percentile
 
-#: The hops of one step, in order: the mark at its end, and what lies between it and the mark before.
-HOPS = {
-    "turn.published": "published (publisher thread, pipelined LPUSH)",
-    "main.received": "received by the worker's main process",
-    "worker.received": "started in the worker's child",
-    "worker.claimed": "claimed (durable commit)",
-    "worker.ran": "decoded, run, encoded",
-    "worker.recorded": "outcome recorded (asynchronous commit) and rung",
-    "doorbell.wait.end": "coordinator awake",
-    "turn.taken": "taken (inbox, runs)",
-    "turn.decided": "decided",
-    "turn.committed": "committed (durable), reply read",
-}
+#: The hops of one step, from the commit that schedules it to the next: mark, the mark that it is counted from, meaning.
+HOPS = (
+    ("turn.published", "turn.committed", "published (publisher's thread); the reply to it is not waited for"),
+    ("main.received", "turn.committed", "from the commit to the worker's main process"),
+    ("worker.received", "main.received", "to the worker's child"),
+    ("worker.claimed", "worker.received", "claimed (durable commit)"),
+    ("worker.ran", "worker.claimed", "input decoded, step run, result encoded"),
+    ("worker.recorded", "worker.ran", "outcome recorded and rung; the reply to it is not waited for"),
+    ("doorbell.wait.end", "worker.ran", "from the step's end to the coordinator's waking"),
+    ("turn.taken", "doorbell.wait.end", "arrivals and runs read"),
+    ("turn.decided", "turn.taken", "decided"),
+    ("next", "turn.decided", "committed (durable)"),
+    ("next", "turn.committed", "one step, from commit to commit"),
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Hop:
-    """One hop: how long after the mark before it, in milliseconds."""
+    """One hop, in milliseconds."""
 
     mark: str
     meaning: str
@@ -50,36 +52,28 @@ def measure(ground: Ground, *, sagas: int, rng: random.Random) -> list[Hop]:
         sender = Sender(SAGA, fleet.line)
         sender.send(16)
         sender.wait()
-        spans: dict[str, list[float]] = defaultdict(list)
+        spans: dict[tuple[str, str], list[float]] = defaultdict(list)
         for _ in range(sagas):
-            before = len(fleet.line.marks())
+            seen = len(fleet.line.marks())
             idle_ms(sender, 1, rng)
-            fleet.line.wait(ENDED, sender.sent)
-            for name, span in _spans(fleet.line.marks()[before:]):
-                spans[name].append(span)
+            for times in _steps(fleet.line.marks()[seen:]):
+                for name, since, _ in HOPS:
+                    if name in times and since in times:
+                        spans[name, since].append((times[name] - times[since]) / 1e6)
     return [
-        Hop(name, meaning, round(statistics.median(spans[name]), 3), round(max(_but_the_slowest(spans[name])), 3))
-        for name, meaning in HOPS.items()
-        if spans[name]
+        Hop(name, meaning, round(statistics.median(found), 3), round(percentile(found, 0.99), 3))
+        for name, since, meaning in HOPS
+        if (found := spans[name, since])
     ]
 
 
-def _spans(marks: list[Mark]) -> list[tuple[str, float]]:
-    """Return the hops from one commit to the next: each from its nearest mark before it that belongs to the chain."""
-    found = []
-    previous: Mark | None = None
-    order = list(HOPS)
+def _steps(marks: list[Mark]) -> Iterator[dict[str, int]]:
+    """Return, for each step, when each of its marks was made: one saga is under way, so commits part its steps."""
+    times: dict[str, int] = {}
     for mark in marks:
-        if mark.kind not in HOPS:
-            continue
-        if previous is not None:
-            distance = (order.index(mark.kind) - order.index(previous.kind)) % len(order)
-            if distance == 1:
-                found.append((mark.kind, (mark.at_ns - previous.at_ns) / 1e6))
-        previous = mark
-    return found
-
-
-def _but_the_slowest(spans: list[float]) -> list[float]:
-    kept = sorted(spans)
-    return kept[: max(1, round(len(kept) * 0.99))]
+        if mark.kind == "turn.committed":
+            if times:
+                yield {**times, "next": mark.at_ns}
+            times = {}
+        # A ring that another waking has heard already comes first: the last one counts.
+        times[mark.kind] = mark.at_ns

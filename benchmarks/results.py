@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from benchmarks.goals import Goal, goals
+from benchmarks.ranking import percentile, spread
 from benchmarks.record import Record, of
 from benchmarks.systems import SYSTEMS
 
@@ -16,14 +17,14 @@ Row = Sequence[str]
 
 _HEAD = """# Results
 
-Written by `make bench` from its own JSON lines; not to be edited by hand. `python -m benchmarks --from FILE` writes it again.
+Written by `make bench` from its own JSON lines, not by hand; `python -m benchmarks --from FILE` writes it again.
 
 One saga is four sequential no-op steps that return a small dict. All systems take turns in interleaved rounds of one
 command, each with fresh processes, a fresh database and an empty broker; a figure is the median of the rounds, with the
 smallest and the largest in brackets. Throughput is that of a backlog: all sagas are sent while workers and coordinator
-are frozen, and the clock runs from the thaw to the end of the last saga. Latency is one saga at a time, from just before
-it is sent: to the commit of the run's end for this engine (its last step ends earlier, and is given beside), to the end
-of the last task for the chain. What counts are ratios within one command: the machine may be shared.
+are frozen, and the clock runs from the thaw to the end of the last saga. Latency is one saga at a time, from just
+before it is sent: to the commit of the run's end for this engine (its last step ends earlier, and is given beside), to
+the end of the last task for the chain. What counts are ratios within one command: the machine may be shared.
 """
 
 
@@ -54,21 +55,6 @@ def write(records: Sequence[Record]) -> str:
     return "\n".join(sections)
 
 
-def spread(values: Iterable[float], *, digits: int = 1) -> str:
-    """Return the median with the smallest and the largest in brackets."""
-    found = list(values)
-    if not found:
-        return "–"
-    middle = f"{statistics.median(found):.{digits}f}"
-    return middle if len(found) == 1 else f"{middle} ({min(found):.{digits}f}–{max(found):.{digits}f})"
-
-
-def percentile(values: Sequence[float], part: float) -> float:
-    """Return the value below which this part of the values lies, none of them made up."""
-    ranked = sorted(values)
-    return ranked[min(len(ranked) - 1, round(part * (len(ranked) - 1)))]
-
-
 def speed_rows(records: Sequence[Record]) -> list[Row]:
     """Return the rows of the main table: its head, then one row a system and choice."""
     rows: list[Row] = [("system", "workers", "sagas/s", "p50 ms", "p99 ms", "last step p50 / p99 ms")]
@@ -83,8 +69,8 @@ def speed_rows(records: Sequence[Record]) -> list[Row]:
                 _choice(first),
                 spread(record.values["sagas_per_second"] for record in records_of_row),
                 spread(medians),
-                f"{percentile(idle, 0.99):.1f}" if idle else "–",
-                f"{statistics.median(last):.1f} / {percentile(last, 0.99):.1f}" if last else "–",
+                f"{percentile(idle, 0.99):.1f}" if idle else "-",
+                f"{statistics.median(last):.1f} / {percentile(last, 0.99):.1f}" if last else "-",
             )
         )
     return rows
@@ -107,7 +93,7 @@ def _conditions(records: Sequence[Record]) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in first.versions.items())
     settings = ", ".join(f"{name} {value}" for name, value in first.settings.items())
     return (
-        f"- Machine: {machine}; load of one minute {min(loads)}–{max(loads)}\n- Versions: {versions}\n"
+        f"- Machine: {machine}; load of one minute {min(loads)} to {max(loads)}\n- Versions: {versions}\n"
         f"- Settings: {settings}\n- Measured: {first.at} to {records[-1].at}\n"
     )
 
@@ -159,7 +145,7 @@ def _memory(records: Sequence[Record]) -> str:
 def _length(records: Sequence[Record]) -> str:
     rows: list[Row] = [("runs of", "cache", "coordinator CPU ms a step", "wall ms a step", "runs in flight")]
     found = of(records, "length")
-    for steps, cache in sorted({(r.values["steps"], r.values["cache_runs"]) for r in found}, key=str):
+    for steps, cache in _lengths_of(found):
         same = [r for r in found if (r.values["steps"], r.values["cache_runs"]) == (steps, cache)]
         rows.append(
             (
@@ -173,6 +159,11 @@ def _length(records: Sequence[Record]) -> str:
     return _table(rows) if found else ""
 
 
+def _lengths_of(found: list[Record]) -> list[tuple[int, int | None]]:
+    """Return steps and cache sizes, the default cache first."""
+    return sorted({(r.values["steps"], r.values["cache_runs"]) for r in found}, key=lambda k: (k[1] is not None, k[0]))
+
+
 def _recovery(records: Sequence[Record]) -> str:
     rows: list[Row] = [("kill", "runs held", "p50 s", "max s")]
     for record in of(records, "recovery"):
@@ -183,17 +174,18 @@ def _recovery(records: Sequence[Record]) -> str:
         return ""
     lease = of(records, "recovery")[0].values["lease_seconds"]
     return (
-        f"{_table(rows)}\nLease {lease:g} s. From SIGKILL of one of two coordinators to the first event of each run on its "
-        "shards; 60 s stands for a run that did not go on.\n"
+        f"{_table(rows)}\nLease {lease:g} s. From SIGKILL of one of two coordinators to the first event of each run on "
+        "its shards; 60 s stands for a run that did not go on.\n"
     )
 
 
 def _soak(records: Sequence[Record]) -> str:
     lines = [
-        f"{r.values['minutes']:g} minutes with {r.values['burners']} processes burning beside two coordinators, a worker "
-        f"node and a steady load: {r.values['takeovers']} takeovers, {r.values['coordinators_exited']} coordinators gone, "
-        f"{r.values['attempts_lost']} attempts taken for lost, {r.values['runs_ended']} runs ended. The shortest that any "
-        f"lease had left was {r.values['least_lease_left_seconds']} of {r.values['lease_seconds']:g} s.\n"
+        f"{r.values['minutes']:g} minutes with {r.values['burners']} processes burning beside two coordinators, a "
+        f"worker node and a steady load: {r.values['takeovers']} takeovers, {r.values['coordinators_exited']} "
+        f"coordinators gone, {r.values['attempts_lost']} attempts taken for lost, {r.values['runs_ended']} runs ended. "
+        f"The shortest that any lease had left was {r.values['least_lease_left_seconds']} of "
+        f"{r.values['lease_seconds']:g} s.\n"
         for r in of(records, "soak")
     ]
     return "\n".join(lines)
@@ -204,8 +196,6 @@ def _hops(records: Sequence[Record]) -> str:
     for record in of(records, "hops"):
         for hop in record.values["hops"]:
             rows.append((hop["meaning"], f"{hop['p50_ms']:.2f}", f"{hop['p99_ms']:.2f}"))
-        total = sum(hop["p50_ms"] for hop in record.values["hops"])
-        rows.append(("all of it: one step", f"{total:.2f}", ""))
     return _table(rows) if len(rows) > 1 else ""
 
 

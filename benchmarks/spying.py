@@ -63,8 +63,8 @@ def spying(fleet: Fleet, folder: Path) -> Iterator[None]:
         if roles[role]:
             path = folder / f"{role}.raw"
             path.unlink(missing_ok=True)
-            command = [Path(sys.executable).with_name("py-spy"), "record", "--nonblocking", "-r", str(RATE)]
-            command += ["-d", "3600", "-f", "raw", "-o", path, "-p", str(roles[role][0].pid)]
+            command = [str(Path(sys.executable).with_name("py-spy")), "record", "--nonblocking", "-r", str(RATE)]
+            command += ["-d", "3600", "-f", "raw", "-o", str(path), "-p", str(roles[role][0].pid)]
             with path.with_suffix(".log").open("wb") as log:
                 spies.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log))
     try:

@@ -1,15 +1,30 @@
-"""Writes docs/lifecycle.md from the tables in `saga.core.lifecycle`. It knows words for them, and no arrow of its own.
+"""Writes docs/lifecycle.md from `saga.core.lifecycle`, and which fault is tested where into docs/guarantees.md.
 
-`python -m docs.generate` writes, `make docs` calls it; a test holds the file equal to what this returns.
+It has words for statuses and reasons, and no arrow of its own. `make docs` calls it; a test holds the files equal to
+what this returns.
 """
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from saga.core.lifecycle import ENDED, SUSPENDING, TRANSITIONS, Cause, StallReason, Status
 
 LIFECYCLE = Path(__file__).parent / "lifecycle.md"
+GUARANTEES = Path(__file__).parent / "guarantees.md"
+TESTS = Path(__file__).parent.parent / "tests" / "integration"
+
+#: Faults have numbers up to this one.
+FAULTS = 28
+#: Tests of the whole that meet a fault and do not carry its number.
+UNNUMBERED = {
+    14: ["test_the_checkout_of_the_readme_completes_and_is_undone"],
+    25: ["test_a_stuck_undo_is_explained_retried_and_resolved"],
+}
+_WRITTEN = re.compile(
+    r"(?<=from the names in tests/integration. -->\n\n).*?(?=\n<!-- End of what is written)", re.DOTALL
+)
 
 #: What a status means; one entry for each, or the generator fails.
 STATUSES: dict[Status, str] = {
@@ -120,5 +135,19 @@ def lifecycle() -> str:
     return "\n".join(lines)
 
 
+def guarantees() -> str:
+    """Return the text of docs/guarantees.md with its table of tests as tests/integration has them now."""
+    tests = {number: list(UNNUMBERED.get(number, ())) for number in range(1, FAULTS + 1)}
+    for file in sorted(TESTS.glob("test_*.py")):
+        for name, numbers in re.findall(r"^def (test_((?:f\d+_)+)\w*)", file.read_text(), re.MULTILINE):
+            for number in re.findall(r"\d+", numbers):
+                tests[int(number)].append(name)
+    lines = ["| # | tests |", "|---|---|"]
+    for number, names in tests.items():
+        lines.append(f"| F{number} | {', '.join(f'`{name}`' for name in names) or 'not yet'} |")
+    return _WRITTEN.sub("\n".join([*lines, ""]), GUARANTEES.read_text())
+
+
 if __name__ == "__main__":
     LIFECYCLE.write_text(lifecycle())
+    GUARANTEES.write_text(guarantees())

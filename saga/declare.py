@@ -1,4 +1,4 @@
-"""The decorators: `step`, `saga` and `sequence`. They declare; an application checks and registers when it finalises."""
+"""The decorators `step`, `saga` and `sequence`. They declare; an application checks and registers when it finalises."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ Out = TypeVar("Out")
 R = TypeVar("R")
 
 
+# `-> None` is also a `-> R`, so that the overloads overlap; the first that fits is taken, and that is the one meant.
 class StepDecorator(Protocol):
-    """Makes a `VoidStep` of a function `-> None`, and a `Step` of any other; `async def` counts by what it awaits to."""
+    """Makes a `VoidStep` of a function `-> None`, a `Step` of any other; `async def` counts by what it awaits to."""
 
     @overload
-    def __call__(self, function: Callable[P, Coroutine[Any, Any, None]], /) -> VoidStep[P]: ...
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, None]], /) -> VoidStep[P]: ...  # type: ignore[overload-overlap]
     @overload
-    def __call__(self, function: Callable[P, None], /) -> VoidStep[P]: ...
+    def __call__(self, function: Callable[P, None], /) -> VoidStep[P]: ...  # type: ignore[overload-overlap]
     @overload
     def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Step[P, R]: ...
     @overload
@@ -33,9 +34,9 @@ class StepDecorator(Protocol):
 
 
 @overload
-def step(function: Callable[P, Coroutine[Any, Any, None]], /) -> VoidStep[P]: ...
+def step(function: Callable[P, Coroutine[Any, Any, None]], /) -> VoidStep[P]: ...  # type: ignore[overload-overlap]
 @overload
-def step(function: Callable[P, None], /) -> VoidStep[P]: ...
+def step(function: Callable[P, None], /) -> VoidStep[P]: ...  # type: ignore[overload-overlap]
 @overload
 def step(function: Callable[P, Coroutine[Any, Any, R]], /) -> Step[P, R]: ...
 @overload
@@ -63,9 +64,9 @@ def step(
 ) -> Any:
     """Declare a function as a step's action.
 
-    `timeout` is seconds for one attempt (None: no limit), `deadline` seconds for all of them; `name` defaults to the last part of
-    the module and the function; `aliases` are its former names. A `transactional` step gets a SQLAlchemy connection in
-    `saga.current.connection` whose commit also records the outcome.
+    `timeout` is seconds for one attempt (None: no limit), `deadline` seconds for all of them; `name` defaults to the
+    last part of the module and the function; `aliases` are its former names. A `transactional` step gets a SQLAlchemy
+    connection in `saga.current.connection` whose commit also records the outcome.
 
     Raises:
         DefinitionError: the function cannot be a step.
@@ -96,8 +97,8 @@ class SagaDecorator(Protocol):
 def saga(name: str | None = None, /, *, version: int = 1, timeout: float | None = None) -> SagaDecorator:
     """Declare a function that composes steps as a saga.
 
-    `name` defaults to the function's; runs keep the `version` they were started with; `timeout` is seconds after which a run that
-    has not passed its pivot is undone.
+    `name` defaults to the function's; runs keep the `version` they were started with; `timeout` is seconds after which
+    a run that has not passed its pivot is undone.
 
     Raises:
         DefinitionError: the name, version or timeout cannot be; or it stands on something else than a plain function.
@@ -123,9 +124,9 @@ def sequence(
     version: int = 1,
     timeout: float | None = None,
 ) -> Saga[In, Any]:
-    """Declare a saga that is a plain list of steps; each takes what it needs, by type, from the input and the earlier results.
+    """Declare a saga that is a plain list of steps.
 
-    The run's result is the last step's.
+    Each takes what it needs, by type, from the input and the earlier results. The run's result is the last step's.
 
     Raises:
         DefinitionError: a parameter's type matches nothing that came before it, or more than one thing.

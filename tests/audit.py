@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -86,6 +86,7 @@ class Audit:
         accepted: Iterable[str],
         maybe: Iterable[str] = (),
         stalls: Stalls | None = None,
+        resolved: Iterable[str] = (),
         definitions: Mapping[tuple[str, int], SagaDefinition] | None = None,
     ) -> None:
         self.violations: list[Violation] = []
@@ -93,6 +94,7 @@ class Audit:
         self._accepted = set(accepted)
         self._maybe = set(maybe)
         self._stalls = dict(stalls or {})
+        self._resolved = set(resolved)
         self._definitions = dict(definitions or {})
         self.runs = self._read(list(entries))
 
@@ -219,8 +221,12 @@ class Audit:
         for token, count in applied.items():
             if count > 1 and token in honoured:
                 self._found("I6", run.address, f"token {token} applied {count} times")
-        tried = Counter((entry.call.token, entry.call.attempt) for entry in run.entries if entry.kind is Kind.ATTEMPTED)
-        for (token, attempt), count in tried.items():
+        tried = Counter(
+            (entry.call.token, entry.call.direction, entry.call.attempt)
+            for entry in run.entries
+            if entry.kind is Kind.ATTEMPTED
+        )
+        for (token, _, attempt), count in tried.items():
             if count > 1:
                 self._found("I6", run.address, f"attempt {attempt} of token {token} ran {count} times")
         for event in run.of_kind(EventKind.ACTION_SCHEDULED):
@@ -241,18 +247,18 @@ class Audit:
         undoable = {event.token: _undoable(event) for event in run.of_kind(EventKind.ACTION_SCHEDULED)}
         landed, unknown = self._outcomes(run)
         for event in run.of_kind(EventKind.ACTION_SCHEDULED):
-            entry = last.get(str(event.token))
-            stands = entry is not None and entry.kind is Kind.APPLIED
+            latest = last.get(str(event.token))
+            stands = latest is not None and latest.kind is Kind.APPLIED
             wanted = status == Status.COMPLETED and event.token in landed and not self._taken_back(run, event)
             if wanted and not stands and event.token is not None and _keeps_a_ledger(run, event):
                 self._found("I7", run.address, f"completed, and {event.key} has no effect")
             if status == Status.COMPLETED and stands and not wanted and undoable[event.token]:
                 self._found("I7", run.address, f"completed, and {event.key} stands although it was given up")
-            if status == Status.COMPENSATED and undoable[event.token] and stands:
+            if status == Status.COMPENSATED and undoable[event.token] and stands and run.address not in self._resolved:
                 self._found("I8", run.address, f"compensated, and {event.key} still stands")
-            if status == Status.COMPENSATED and undoable[event.token] and event.token in landed | unknown:
-                if not self._compensated(run, event):
-                    self._found("I8", run.address, f"compensated, and {event.key} was not undone")
+            must_go = status == Status.COMPENSATED and undoable[event.token] and event.token in landed | unknown
+            if must_go and not self._compensated(run, event):
+                self._found("I8", run.address, f"compensated, and {event.key} was not undone")
         for entry in run.entries:
             if entry.kind is not Kind.APPLIED or not entry.call.honours:
                 continue
@@ -420,6 +426,3 @@ def _keeps_a_ledger(run: Run, event: Event) -> bool:
 
 def _tail(run: Run) -> str:
     return " ".join(f"{event.seq}:{event.kind}" for event in run.events[-6:])
-
-
-Look = Callable[[Run], None]

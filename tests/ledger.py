@@ -1,4 +1,4 @@
-"""What the outside services of a test did, in an SQLite file of their own: evidence that no kill of the engine can touch.
+"""What the outside services of a test did, in an SQLite file of their own: evidence that no kill can touch.
 
 It must not know the engine: it is told tokens, and an action that it honours is applied once for each.
 """
@@ -104,9 +104,10 @@ class Ledger:
         """Return what was written, in order."""
         with self._open() as connection:
             rows = connection.execute(
-                "SELECT id, kind, run, step, direction, token, action, attempt, given, honours, pid FROM entry ORDER BY id"
+                "SELECT id, kind, pid, run, step, direction, token, action, attempt, given, honours "
+                "FROM entry ORDER BY id"
             ).fetchall()
-        found = [Entry(row[0], Kind(row[1]), Call(*row[2:9], honours=bool(row[9])), row[10]) for row in rows]
+        found = [Entry(row[0], Kind(row[1]), Call(*row[3:10], bool(row[10])), row[2]) for row in rows]
         return [
             entry
             for entry in found

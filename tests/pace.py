@@ -1,4 +1,4 @@
-"""The engine's waits cut short, so that a test of a recovery takes seconds: the rules stay the same, their periods do not.
+"""The engine's waits cut short, so that the test of a recovery takes seconds; the rules stay as they are.
 
 It knows the names of constants and nothing else.
 """
@@ -6,6 +6,7 @@ It knows the names of constants and nothing else.
 from __future__ import annotations
 
 import saga.core.state
+import saga.engine.coordinator
 import saga.engine.messages
 import saga.engine.renewing
 import saga.engine.store.reaping
@@ -13,7 +14,7 @@ import saga.engine.upkeep
 import saga.engine.worker
 
 #: Seconds of a coordinator's lease in these tests.
-LEASE_SECONDS = 2.5
+LEASE_SECONDS = 1.5
 #: Seconds above an attempt's timeout until its hard limit, and above that until its claim counts as lost.
 GRACE_SECONDS = 0.5
 #: The longest lease of a claim; that of an attempt with a timeout of a second is as long.
@@ -27,5 +28,6 @@ def quicken(*, settling_seconds: float = 1.0) -> None:
     saga.engine.renewing.LEASE_GRACE_SECONDS = GRACE_SECONDS
     saga.engine.renewing.LEASE_SECONDS_MAX = CLAIM_SECONDS
     saga.engine.store.reaping.SETTLING_SECONDS = settling_seconds  # type: ignore[assignment]
+    saga.engine.coordinator.OWN_SECONDS = 0.3  # or a sleeping coordinator would beat too seldom for such a lease
     saga.engine.upkeep.PASS_SECONDS = 0.25
     saga.engine.upkeep.COUNT_SECONDS = 0.5

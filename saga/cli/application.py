@@ -55,7 +55,7 @@ class Application:
         try:
             app.loader.import_default_modules()
             app.finalize()
-        except (SagaError, KeyboardInterrupt):
+        except SagaError:
             raise
         except Exception as error:
             raise ConfigurationError(f"{app.main!r} cannot be loaded: {_place(error)}") from error

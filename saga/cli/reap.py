@@ -15,7 +15,7 @@ from saga.cli.output import Output, moment
 @command(
     "reap",
     options=[
-        option("--once", is_flag=True, required=False, help="One pass; the coordinators do it for ever."),
+        option("--once", is_flag=True, help="One pass; the coordinators do it for ever."),
         option("--dry-run", is_flag=True, help="Show what a pass would find, and touch nothing."),
     ],
     help="Look for what the dead left behind. Find lost claims, dead coordinators and lost messages, as every "

@@ -13,7 +13,7 @@ from saga.core.errors import ValueRefused
 KEY_CHARACTERS_MAX = 200
 
 
-def check_key(key: str) -> str:
+def check_key(key: object) -> str:
     """Return the key if it can be one.
 
     Raises:
@@ -21,7 +21,8 @@ def check_key(key: str) -> str:
     """
     if not isinstance(key, str) or not 1 <= len(key) <= KEY_CHARACTERS_MAX or not key.isprintable():
         raise ValueRefused(
-            f"id={key!r}: expected 1 to {KEY_CHARACTERS_MAX} printable characters, such as 'order-7'; it is the run's name for ever"
+            f"id={key!r}: expected 1 to {KEY_CHARACTERS_MAX} printable characters, such as 'order-7'; "
+            "it is the run's name for ever"
         )
     return key
 

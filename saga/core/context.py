@@ -180,7 +180,9 @@ class Context:
         return winner
 
     def pivot(self) -> None:
-        """Pass the point of no return: wait for what was started, then go only forward. Later failures are retried or stall.
+        """Pass the point of no return: wait for what was started, then go only forward.
+
+        Later failures are retried, or stall the run.
 
         Raises:
             StepFailed: something started before and not waited for has failed.

@@ -34,13 +34,14 @@ class Current:
         attempt = attempt_now.get()
         if attempt is None:
             raise SagaError(
-                "saga.current was used outside a running step: in a unit test wrap the call in `with saga.testing.attempt():`"
+                "saga.current was used outside a running step: "
+                "in a unit test wrap the call in `with saga.testing.attempt():`"
             )
         return attempt
 
     @property
     def token(self) -> str:
-        """The idempotency token: the same for every attempt of this occurrence and direction. Send it as Idempotency-Key."""
+        """The idempotency token, the same for every attempt of this direction. Send it as Idempotency-Key."""
         return str(self._attempt.token)
 
     @property

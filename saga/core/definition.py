@@ -95,7 +95,8 @@ def _check_function(function: Any, what: str) -> None:
     owner = function.__qualname__.rpartition(".")[0]
     if owner and not owner.endswith("<locals>"):
         raise DefinitionError(
-            f"{what} on the method {function.__qualname__} ({place_of(function)}): a worker has no instance to call it on; "
+            f"{what} on the method {function.__qualname__} ({place_of(function)}): "
+            "a worker has no instance to call it on; "
             "write a plain function and pass what it needs as its input"
         )
     parameters = list(inspect.signature(function).parameters)
@@ -172,7 +173,8 @@ class AnyStep:
     def _check_declared(self, what: str) -> None:
         if self.declared is not self:
             raise DefinitionError(
-                f"step {self.name}: .{what} on what with_options returned: write @{self.__name__}.{what} on the step itself"
+                f"step {self.name}: .{what} on what with_options returned: "
+                f"write @{self.__name__}.{what} on the step itself"
             )
 
     def _copy_with(self, retry: Retry | None, timeout: Seconds, deadline: Seconds) -> Any:
@@ -207,7 +209,11 @@ class Step(AnyStep, Generic[P, R]):
     """A step whose action returns a value."""
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call the action as the plain function it is, for unit tests. Raises DefinitionError inside a saga function."""
+        """Call the action as the plain function it is, for unit tests.
+
+        Raises:
+            DefinitionError: called inside a saga function.
+        """
         return self._call(*args, **kwargs)  # type: ignore[no-any-return]
 
     @overload
@@ -229,7 +235,8 @@ class Step(AnyStep, Generic[P, R]):
     ) -> Any:
         """Declare the function that undoes the action; it gets the result and the inputs.
 
-        The result is None where nobody knows whether the action landed. Its defaults: no cap on attempts, and 72 hours after which the run stalls in front of an operator.
+        The result is None where nobody knows whether the action landed. Its defaults: no cap on attempts,
+        and 72 hours after which the run stalls in front of an operator.
         """
         return _declare(self, function, retry, timeout, deadline)
 
@@ -249,7 +256,11 @@ class VoidStep(AnyStep, Generic[P]):
     """A step whose action returns nothing: its compensation takes the inputs only, and its probe returns a bool."""
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> None:
-        """Call the action as the plain function it is, for unit tests. Raises DefinitionError inside a saga function."""
+        """Call the action as the plain function it is, for unit tests.
+
+        Raises:
+            DefinitionError: called inside a saga function.
+        """
         self._call(*args, **kwargs)
 
     @overload
@@ -314,15 +325,15 @@ def make_step(
     returns = inspect.signature(function).return_annotation
     if returns is inspect.Signature.empty:
         raise DefinitionError(
-            f"step {function.__qualname__} ({place_of(function)}) has no return annotation: write `-> None` or the type "
-            "it returns; its result is stored and read again by that type"
+            f"step {function.__qualname__} ({place_of(function)}) has no return annotation: "
+            "write `-> None` or the type it returns; its result is stored and read again by that type"
         )
     name = name or function_name(function)
     for taken in (name, *aliases):
         if not 1 <= len(taken) <= 200 or not taken.isprintable() or taken.endswith((".compensate", ".probe")):
             raise DefinitionError(
-                f"step name {taken!r} ({place_of(function)}): expected 1 to 200 printable characters that do not end in "
-                "`.compensate` or `.probe`, the names of the Celery tasks beside an action; give another name="
+                f"step name {taken!r} ({place_of(function)}): "
+                "expected 1 to 200 printable characters that do not end in `.compensate` or `.probe`, the names of the Celery tasks beside an action; give another name="
             )
     cls: type[AnyStep] = VoidStep if returns in (None, "None") else Step
     policy = Policy(retry=retry or Retry(), timeout_seconds=timeout, deadline_seconds=deadline)
@@ -330,7 +341,7 @@ def make_step(
 
 
 class SagaDefinition:
-    """A saga: a name, a version, and the function that composes steps. `timeout_seconds` bounds a run before its pivot."""
+    """A saga: a name, a version, and the function that composes steps; `timeout_seconds` bounds a run up to its pivot."""
 
     def __init__(
         self, function: Callable[..., Any], *, name: str, version: int = 1, timeout_seconds: float | None = None

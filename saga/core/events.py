@@ -100,8 +100,8 @@ TERMINAL = frozenset({EventKind.RUN_COMPLETED, EventKind.RUN_COMPENSATED, EventK
 class Event:
     """One entry of a run's log.
 
-    `key` is the step's occurrence (`payments.charge_card#1`), a timer's name or a dedupe key, by kind. `payload` is JSON
-    text or None. `at` is database time, timezone-aware.
+    `key` is the step's occurrence (`payments.charge_card#1`), a timer's name or a dedupe key, by kind. `payload` is
+    JSON text or None. `at` is database time, timezone-aware.
     """
 
     seq: int
@@ -115,7 +115,7 @@ class Event:
 
 
 def token_of(run: UUID, occurrence: str, direction: Direction) -> UUID:
-    """Derive the idempotency token of one (run, occurrence, direction): 128 bits of SHA-256, the same after any rewind."""
+    """Derive the token of one (run, occurrence, direction): 128 bits of SHA-256, the same after any rewind."""
     text = f"{occurrence}\x1f{direction}".encode()
     return UUID(bytes=hashlib.sha256(run.bytes + text).digest()[:16])
 
@@ -136,7 +136,7 @@ def chain_digest(previous: bytes, event: Event) -> bytes:
 
 
 def start_payload(version: int, timeout_seconds: float | None, given: str) -> str:
-    """Return the payload of a start: the version that was asked for, the run's timeout, and its input (JSON text), last."""
+    """Return the payload of a start: the version asked for, the run's timeout, and last its input (JSON text)."""
     return f'{{"version":{version},"timeout":{json.dumps(timeout_seconds)},"input":{given}}}'
 
 

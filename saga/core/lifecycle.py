@@ -53,9 +53,18 @@ TRANSITIONS: dict[tuple[Status | None, Status], str] = {
     (Status.RUNNING, Status.STALLED): "see the stall reasons",
     (Status.RUNNING, Status.TERMINATED): "an operator terminated it: nothing is undone",
     (Status.COMPENSATING, Status.COMPENSATED): "everything that had to be undone is undone",
-    (Status.COMPENSATING, Status.STALLED): "a compensation gave up",
+    (
+        Status.COMPENSATING,
+        Status.STALLED,
+    ): "a compensation gave up, or a step of the undo is poison or cannot be decoded",
     (Status.COMPENSATING, Status.TERMINATED): "an operator terminated it: the rest is not undone",
-    (Status.STALLED, Status.RUNNING): "an operator's retry or resolution, before undo began",
-    (Status.STALLED, Status.COMPENSATING): "a cancel; or an operator's retry or resolution, once undo had begun",
+    (
+        Status.STALLED,
+        Status.RUNNING,
+    ): "an operator's retry or resolution, a coordinator with other code, or a late success",
+    (
+        Status.STALLED,
+        Status.COMPENSATING,
+    ): "a cancel, the run's timeout, or a failure beside the stall; or a retry or resolution, once undo had begun",
     (Status.STALLED, Status.TERMINATED): "an operator terminated it",
 }

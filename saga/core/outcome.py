@@ -9,7 +9,7 @@ _VALUE = '"value":'
 
 
 def wrap(value: str, *, worker: str, ran_seconds: float) -> str:
-    """Join an outcome's value (JSON text) with who ran it and for how long; `value` comes last and stays byte for byte."""
+    """Join an outcome's value (JSON text) with who ran it and how long; `value` comes last, byte for byte."""
     head = json.dumps({"worker": worker, "ran_seconds": round(ran_seconds, 6)})
     return f"{head[:-1]}, {_VALUE}{value}}}"
 
@@ -23,13 +23,13 @@ def unwrap(payload: str | None) -> str | None:
 
 
 def found(probe_value: str | None) -> str | None:
-    """Return the result (JSON text) that a probe found, or None for "no trace now". A probe's value is `null` or `[result]`."""
+    """Return the result (JSON text) that a probe found, or None: no trace now. Its value is `null` or `[result]`."""
     if probe_value is None or probe_value == "null":
         return None
     return probe_value[1:-1]
 
 
 def companion_input(action_token: UUID, action_input: str, result: str | None) -> str:
-    """Build what a compensation or probe gets: its action's token and inputs; `known` says whether there is a result."""
+    """Build what a compensation or probe gets: the action's token and inputs; `known`: there is a result."""
     known = "true" if result is not None else "false"
     return f'{{"action":"{action_token}","input":{action_input},"known":{known},"result":{result or "null"}}}'

@@ -1,4 +1,4 @@
-"""What follows from where a run stands: retries, probes, undo, stalls. Pure: it reads a State and emits events, no more."""
+"""What follows from where a run stands: retries, probes, undo, stalls. It reads a State and emits events, no more."""
 
 from __future__ import annotations
 

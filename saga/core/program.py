@@ -1,6 +1,6 @@
 """The greenlet that runs a saga function: it switches out at each wait without an answer and is resumed by a turn.
 
-It knows the definition and the folded state it may look at; what it asks for goes through its host, which keeps the log.
+It knows the definition and the folded state it may look at; what it asks for goes through its host, who keeps the log.
 """
 
 from __future__ import annotations

@@ -8,7 +8,6 @@ from uuid import UUID
 
 from saga.core.errors import DefinitionError
 
-
 #: Seconds that any delay may be: a year.
 SECONDS_MAX = 365 * 86_400
 #: What a delay may grow by from one attempt to the next; its 64th power still is a float.

@@ -1,4 +1,4 @@
-"""The state of a run, folded from its log. Every event is applied here, live and in replay alike; it decides nothing."""
+"""The state of a run, folded from its log: every event, live and in replay alike. It decides nothing."""
 
 from __future__ import annotations
 

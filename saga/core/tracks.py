@@ -1,4 +1,4 @@
-"""What is known of one step of a run, folded from its events. It holds facts and small questions about them, no policy."""
+"""What is known of one step of a run, folded from its events: facts and small questions about them, no policy."""
 
 from __future__ import annotations
 

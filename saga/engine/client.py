@@ -47,11 +47,11 @@ class Saga(SagaDefinition, Generic[In, Out]):
 
     function: Callable[[Context, In], Out]
 
-    def start(self, given: In, /, *, id: str, session: Any = None, connection: Any = None) -> Handle[Out]:  # noqa: A002
+    def start(self, given: In, /, *, id: str, session: Any = None, connection: Any = None) -> Handle[Out]:
         """Start a run under a business key, for ever unique for this saga; starting it again returns the same run.
 
-        With `session=` (SQLAlchemy) or `connection=` (SQLAlchemy, psycopg, any DBAPI, Django's) the start joins the caller's
-        transaction: there is a run if and only if that commits. Alone it is one INSERT.
+        With `session=` (SQLAlchemy) or `connection=` (SQLAlchemy, psycopg, any DBAPI, Django's) the start joins the
+        caller's transaction: there is a run if and only if that commits. Alone it is one INSERT.
 
         Raises:
             ValueRefused: the input or the key cannot be stored; nothing was sent.
@@ -67,7 +67,7 @@ class Saga(SagaDefinition, Generic[In, Out]):
         text = installation.codec.encode_saga_input(self, given)
         return cast("Handle[Out]", start_run(installation, self, check_key(id), text, session or connection))
 
-    def handle(self, id: str, /) -> Handle[Out]:  # noqa: A002
+    def handle(self, id: str, /) -> Handle[Out]:
         """Return the handle of a run by its key, whether or not it exists yet."""
         return Handle(current_installation(), self.name, check_key(id), definition=self)
 
@@ -199,7 +199,9 @@ class Handle(Generic[Out]):
         self._tell(EventKind.RETRY_REQUESTED, step=step)
 
     def resolve(self, step: str, *, evidence: str, result: str | None = None) -> None:
-        """Settle a stuck step by an operator's evidence: its compensation as undone, its action as done with `result` (JSON text).
+        """Settle a stuck step by an operator's evidence.
+
+        Its compensation counts as undone; its action as done, with `result` (JSON text).
 
         Raises:
             UnknownRun: there is no such run.
@@ -235,8 +237,8 @@ class Handle(Generic[Out]):
     def _check_input(self, found: FoundRun) -> None:
         if self._input_digest is not None and found.row.input_digest != self._input_digest:
             raise RunExists(
-                f"run {self.address} exists with another input (it is {found.row.status}): a key names one run for ever; "
-                "choose another id, or start it with the same input"
+                f"run {self.address} exists with another input (it is {found.row.status}): "
+                "a key names one run for ever; choose another id, or start it with the same input"
             )
 
     def _tell(

@@ -7,11 +7,11 @@ import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, get_type_hints
+from typing import Any, NotRequired, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
-from typing_extensions import NotRequired, TypedDict, is_typeddict
+from typing_extensions import TypedDict, is_typeddict
 
 from saga.core.definition import AnyStep, SagaDefinition, Step, place_of
 from saga.core.errors import DecodeFailed, DefinitionError, ValueRefused
@@ -51,8 +51,8 @@ class Value:
                 )
             if b"null" in raw and _has_no_number(self.adapter.dump_python(value)):
                 raise ValueRefused(
-                    f"{self.where} has NaN or an infinity inside a class with fields, which JSON would read back as null: "
-                    "pass None, or leave the value out"
+                    f"{self.where} has NaN or an infinity inside a class with fields, "
+                    "which JSON would read back as null: pass None, or leave the value out"
                 )
             self.adapter.validate_json(raw)
         except ValidationError as error:
@@ -110,7 +110,7 @@ class JsonCodec:
         """Return the types of a step.
 
         Raises:
-            DefinitionError: a type is missing, unresolvable or cannot be stored; or a companion does not fit its action.
+            DefinitionError: a type is missing, unresolvable or not storable; or a companion does not fit its action.
         """
         declared = step.declared
         known = self._steps.get(declared)
@@ -220,13 +220,14 @@ def _step_types(step: AnyStep) -> StepTypes:
     for parameter in parameters:
         if parameter.name not in hints:
             raise DefinitionError(
-                f"{what} ({place_of(step.function)}): parameter {parameter.name!r} has no type; it is stored by its type"
+                f"{what} ({place_of(step.function)}): parameter {parameter.name!r} has no type; "
+                "it is stored by its type"
             )
         hint = hints[parameter.name]
         refuse_look_alikes(hint, f"input {parameter.name!r} of {what}")
         fields[parameter.name] = hint if parameter.default is inspect.Parameter.empty else NotRequired[hint]
-    given: Any = TypedDict("given", fields)  # type: ignore[operator, misc, unused-ignore]
-    given.__pydantic_config__ = ConfigDict(ser_json_inf_nan="constants", extra="forbid")
+    given = TypedDict("given", fields)  # type: ignore[misc]
+    given.__pydantic_config__ = ConfigDict(ser_json_inf_nan="constants", extra="forbid")  # type: ignore[attr-defined]
     inputs = Value(given, f"the input of {what}")
     returns = hints.get("return")
     result = None

@@ -336,7 +336,7 @@ class Coordinator:
         """Read what is mine (P15), the only truth of it, and publish again what my predecessor may not have."""
         faulthandler.dump_traceback_later(3 * self._lease_seconds + 30, exit=True)
         connection = self._turn_connection()
-        if self._upkeep.release and self._publisher.has_room:
+        if self._upkeep.release and self._publisher.drained:
             spare = sorted(self._shards)[-self._upkeep.release :]
             self._upkeep.release = 0
             self._membership.release(connection, self.me, spare)

@@ -1,4 +1,4 @@
-"""The connections of a process: SQLAlchemy's pool for clients and transactional steps, made after any fork. It knows no SQL."""
+"""The connections of a process: SQLAlchemy's pool for clients and transactional steps. It knows no SQL."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import psycopg
 from sqlalchemy import Engine, create_engine, make_url
 from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError
 
-from saga.core.errors import ConfigurationError
+from saga.core.errors import ConfigurationError, SchemaError
 
 Psycopg = psycopg.Connection[Any]
 
@@ -20,8 +20,9 @@ Psycopg = psycopg.Connection[Any]
 class Database:
     """Where the tables are. One engine per process and isolation; a forked child makes its own."""
 
-    def __init__(self, url: str | None, schema: str) -> None:
+    def __init__(self, url: str | None, schema: str, *, pooler: bool = False) -> None:
         self._url = url
+        self._pooler = pooler  #: a pooler in transaction mode stands between: no prepared statements
         self.schema = schema
         self._engines: dict[tuple[int, bool], Engine] = {}
         self._lock = threading.Lock()
@@ -60,7 +61,11 @@ class Database:
                     max_overflow=5,
                     pool_pre_ping=True,
                     isolation_level="AUTOCOMMIT" if autocommit else "READ COMMITTED",
-                    connect_args={"connect_timeout": 5, "application_name": "saga-client"},
+                    connect_args={
+                        "connect_timeout": 5,
+                        "application_name": "saga-client",
+                        **({"prepare_threshold": None} if self._pooler else {}),
+                    },
                 )
             return engine
 
@@ -80,4 +85,10 @@ class Database:
         with pooled:
             driver = pooled.connection.driver_connection
             assert isinstance(driver, psycopg.Connection)
-            yield driver
+            try:
+                yield driver
+            except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName) as error:
+                raise SchemaError(
+                    f"the tables of schema {self.schema!r} are not there: run `celery -A <your app> saga upgrade` "
+                    "on this database, or set saga_schema to where they are"
+                ) from error

@@ -52,7 +52,9 @@ class Installation:
     def database(self) -> Database:
         """Where the tables are."""
         if self._database is None:
-            self._database = Database(self.app.conf.saga_database_url, self.schema)
+            self._database = Database(
+                self.app.conf.saga_database_url, self.schema, pooler=bool(self.app.conf.saga_pgbouncer)
+            )
         return self._database
 
     @property
@@ -91,7 +93,8 @@ class Installation:
 def install(app: Celery, *, database: str | None = None) -> Celery:
     """Make sagas and steps run on this application; no setting of its other tasks is changed.
 
-    `database` is the URL of the Postgres that holds the step log; without it, `app.conf.saga_database_url`. Returns the app.
+    `database` is the URL of the Postgres that holds the step log; without it, `app.conf.saga_database_url`.
+    Returns the app.
     """
     if app in _installations:
         raise ConfigurationError(f"install({app.main!r}) was called twice: once per application is enough")
@@ -114,7 +117,8 @@ def installation_of(app: Celery) -> Installation:
     installation = _installations.get(real)
     if installation is None:
         raise ConfigurationError(
-            f"the Celery application {real.main!r} has no sagas: call saga.install(app, database='postgresql://…') on it"
+            f"the Celery application {real.main!r} has no sagas: "
+            "call saga.install(app, database='postgresql://…') on it"
         )
     return installation
 

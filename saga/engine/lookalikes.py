@@ -1,4 +1,4 @@
-"""Type hints that JSON cannot keep apart: unions of look-alikes, and None in disguise. It knows no values and no steps."""
+"""Type hints that JSON cannot keep apart: unions of look-alikes, None in disguise. It knows no values and no steps."""
 
 from __future__ import annotations
 

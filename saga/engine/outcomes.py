@@ -47,9 +47,9 @@ def function_of(step: AnyStep, direction: Direction) -> Call | None:
 def run_attempt(
     step: AnyStep, direction: Direction, given: str, codec: JsonCodec, *, function: Call | None = None
 ) -> Ended:
-    """Run one attempt on its stored input (JSON text). SystemExit and KeyboardInterrupt come back as an unknown outcome too.
+    """Run one attempt on its stored input (JSON text).
 
-    `function` stands for the declared one, in tests.
+    Nothing is raised: SystemExit and KeyboardInterrupt come back as an unknown outcome too. `function` stands for the declared one, in tests.
     """
     chosen = function or function_of(step, direction)
     try:

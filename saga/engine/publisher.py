@@ -57,6 +57,11 @@ class Publisher:
         """Whether the broker keeps up."""
         return self._parcels.qsize() < WAITING_MAX
 
+    @property
+    def drained(self) -> bool:
+        """Whether everything that was given is in the broker."""
+        return self._parcels.unfinished_tasks == 0
+
     def give(
         self,
         messages: Sequence[TaskMessage],
@@ -73,7 +78,7 @@ class Publisher:
         For the turn's own thread only.
         """
         # Nothing of the thread's is unpublished, so the mark may pass over it.
-        direct = self._parcels.unfinished_tasks == 0 and len(messages) <= DIRECT_MAX
+        direct = self.drained and len(messages) <= DIRECT_MAX
         if direct and time.monotonic() >= self._direct_again_at:
             try:
                 self._direct.publish(messages)

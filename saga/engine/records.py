@@ -8,7 +8,7 @@ from uuid import UUID
 
 from saga.core.events import Event
 
-#: How many shards runs hash to; written into the tables by the first migration, and the most coordinators that can share.
+#: How many shards runs hash to, and the most coordinators that can share; the first migration writes it into the tables.
 SHARDS = 64
 
 
@@ -61,7 +61,7 @@ class DueTimer:
 
 @dataclass(frozen=True, slots=True)
 class RunRow:
-    """A run's row: the log folded. `digest` is the hash chain's head, `input_digest` the SHA-256 of the input's bytes."""
+    """A run's row: the log folded. `digest` is the hash chain's head, `input_digest` the SHA-256 of the input."""
 
     id: UUID
     saga: str

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from saga.core.definition import AnyStep, SagaDefinition, place_of
 from saga.core.errors import DefinitionError, UnknownSaga
@@ -110,18 +111,17 @@ class Definitions:
 
     @property
     def build(self) -> str:
-        """A digest of the saga functions' source: coordinators of another build retry what this one could not replay."""
+        """A digest of the code: coordinators of another build retry what this one could not replay."""
         if self._build is None:
-            self._build = _digest(self.sagas.values())
+            self._build = _digest([*self.sagas.values(), *self.steps.values()])
         return self._build
 
 
-def _digest(sagas: Iterable[SagaDefinition]) -> str:
+def _digest(definitions: Iterable[SagaDefinition | AnyStep]) -> str:
+    """Hash the files that sagas and steps are written in, so that a mended helper beside them counts as other code."""
+    files = {inspect.unwrap(definition.function).__code__.co_filename for definition in definitions}
     digest = hashlib.sha256()
-    for saga in sorted(sagas, key=lambda saga: (saga.name, saga.version)):
-        try:
-            source = inspect.getsource(saga.function)
-        except (OSError, TypeError):
-            source = repr(saga.function.__code__.co_code)
-        digest.update(f"{saga.name}\0{saga.version}\0{source}\0".encode())
+    for file in sorted(files):
+        path = Path(file)
+        digest.update(path.read_bytes() if path.is_file() else file.encode())
     return digest.hexdigest()[:12]

@@ -18,8 +18,8 @@ from saga.engine.store.connect import Connection, connect
 
 log = logging.getLogger("saga.worker")
 
-#: The longest lease of a claim; steps that may take longer renew it at a third of it.
-LEASE_SECONDS_MAX = 60.0
+#: The longest lease of a claim: what a step of a minute needs, so that the default costs no thread. Longer steps renew.
+LEASE_SECONDS_MAX = 70.0
 #: Seconds after a hard limit in which a worker may still record what it knows.
 LEASE_GRACE_SECONDS = 5.0
 
@@ -62,7 +62,10 @@ class Renewer:
             try:
                 if connection is None:
                     url = self._installation.database.url
-                    connection = connect(url, application_name="saga-renewer", statement_timeout_seconds=pause)
+                    session = not self._installation.app.conf.saga_pgbouncer
+                    connection = connect(
+                        url, application_name="saga-renewer", statement_timeout_seconds=pause, session=session
+                    )
                 renewed = self._installation.working.renew(connection, self._claim, grace_seconds=LEASE_GRACE_SECONDS)
             except psycopg.Error as error:
                 log.warning("a claim of %s could not be renewed (%s)", self._claim.name, type(error).__name__)

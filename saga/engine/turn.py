@@ -155,10 +155,13 @@ class Turns:
         for arrival in starts:
             assert arrival.saga is not None and arrival.key is not None and arrival.run is not None
             known = addresses.setdefault((arrival.saga, arrival.key), arrival.run)
-            if known == arrival.run and known not in works and known not in taken.runs:
-                work_of(known).arrivals.append(arrival)
+            if known in taken.runs:
+                self._refuse_start(arrival, known, taken.runs[known].input_digest, prepared)
+            elif known in works:
+                first = works[known].arrivals[0]
+                self._refuse_start(arrival, known, _digest(_given(first)), prepared)
             else:
-                self._refuse_start(arrival, taken.runs.get(known), prepared)
+                work_of(known).arrivals.append(arrival)
         for arrival in taken.arrivals:
             if arrival.kind == EventKind.RUN_STARTED:
                 continue
@@ -174,11 +177,10 @@ class Turns:
                 work_of(timer.run).timers.append(timer)
         return works
 
-    def _refuse_start(self, arrival: Arrival, row: RunRow | None, prepared: Prepared) -> None:
+    def _refuse_start(self, arrival: Arrival, run: UUID, digest: bytes, prepared: Prepared) -> None:
         """Drop a second start; with another input it is an incident, for its sender may not have looked."""
-        given = json_after(arrival.payload or "", "input")
-        if row is not None and row.input_digest != _digest(given):
-            self._drop(arrival, prepared, row.id)
+        if _digest(_given(arrival)) != digest:
+            self._drop(arrival, prepared, run)
         else:
             prepared.taken.append(arrival)
             prepared.batch.taken.append(arrival.id)
@@ -321,7 +323,7 @@ class Turns:
         cause = state.cause.value if state.cause is not None else None
         if work.row is None:
             assert start is not None
-            given = json_after(start.payload or "", "input")
+            given = _given(start)
             batch.runs.append(
                 NewRun(
                     id=work.run,
@@ -412,6 +414,11 @@ def _input(arrival: Arrival) -> Input:
         arrival.dedupe,
         arrival.payload,
     )
+
+
+def _given(start: Arrival) -> str:
+    """Return the input of a start, as JSON text."""
+    return json_after(start.payload or "", "input")
 
 
 def _digest(given: str) -> bytes:

@@ -22,7 +22,7 @@ from sqlalchemy.exc import DBAPIError
 from saga.core.current import Attempt, attempt_now
 from saga.core.definition import AnyStep
 from saga.core.errors import Abort, RetryLater
-from saga.core.events import Direction, EventKind
+from saga.core.events import Direction, EventKind, split_task_name
 from saga.core.outcome import wrap
 from saga.core.state import GRACE_SECONDS
 from saga.engine.crashpoints import Point, reach
@@ -59,8 +59,8 @@ def _task_class(app: Any, installation: Installation, step: AnyStep, direction: 
     policy = step.compensation_policy if direction is Direction.COMPENSATION else step.policy
     timeout = policy.timeout_seconds
 
-    def run(_task: Any, *, idempotency_key: str, run: str, attempt: int) -> None:
-        perform(installation, step, direction, UUID(idempotency_key), run, attempt)
+    def run(task: Any, *, idempotency_key: str, run: str, attempt: int) -> None:
+        perform(installation, task.name, UUID(idempotency_key), run, attempt)
 
     # These live on our class only: the team's other tasks keep their settings. Safety does not lean on them: messages
     # may be lost or doubled with and without.
@@ -84,17 +84,18 @@ def _task_class(app: Any, installation: Installation, step: AnyStep, direction: 
     return type("StepTask", (app.Task,), settings)
 
 
-def perform(
-    installation: Installation, step: AnyStep, direction: Direction, token: UUID, run: str, number: int
-) -> None:
+def perform(installation: Installation, task: str, token: UUID, run: str, number: int) -> None:
     """Run one delivery of one attempt to its recorded outcome; a delivery that may not claim it is dropped.
+
+    What runs is what the claimed row names; a message that says something else gets no further than its claim.
 
     Raises:
         Ignore: another delivery has it, or it is over.
         Retry: the outcome is recorded and another attempt may follow; Celery shows it as RETRY, and sends nothing.
         Exception: the outcome is recorded; Celery shows the task as failed.
     """
-    reach(Point.WORKER_RECEIVED, step.name)
+    reach(Point.WORKER_RECEIVED, task)
+    step, direction = _step_of(installation, task)
     claimant = uuid4()
     working = installation.working
     durable = not (step.transactional and direction is not Direction.PROBE)
@@ -102,8 +103,11 @@ def perform(
         installation, lambda connection: working.claim(connection, token, number, claimant, durable=durable)
     )
     if claim is None:
-        log.info("dropped a message: attempt %s of %s for %s is done, fenced or another's", number, step.name, run)
+        log.info("dropped a message: attempt %s of %s for %s is done, fenced or another's", number, task, run)
         raise Ignore
+    if claim.name != task:
+        log.error("a message for %s named the attempt of another step: %s is run instead", task, claim.name)
+        step, direction = _step_of(installation, claim.name)
     reach(Point.WORKER_CLAIMED, claim.name)
     action = token if direction is Direction.ACTION else UUID(json.loads(claim.input)["action"])
     running = Attempt(action if direction is Direction.PROBE else token, action, number, run, step.name)
@@ -121,6 +125,11 @@ def perform(
         attempt_now.reset(reset)
     reach(Point.WORKER_RECORDED, claim.name)
     _show(step, direction, number, ended)
+
+
+def _step_of(installation: Installation, task: str) -> tuple[AnyStep, Direction]:
+    name, direction = split_task_name(task)
+    return installation.definitions.steps[name], direction
 
 
 def _record(installation: Installation, claim: Claim, ended: Ended, began: float) -> None:

@@ -34,7 +34,7 @@ ARRIVALS_MAX = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Played:
-    """How a play ended. `effects` is what ran, in order: `payments.charge_card`, `payments.charge_card.compensate`, …"""
+    """How a play ended. `effects` is what ran, in order: `payments.charge`, `payments.charge.compensate`, …"""
 
     status: Status
     cause: Cause | None
@@ -53,9 +53,9 @@ def play(
 ) -> Played:
     """Run a saga to its end or stall, and return what happened.
 
-    `replace` maps a step, a compensation or a probe to what stands for it: an exception is raised, a callable is called with
-    the same arguments, anything else is returned. `cancel_after` cancels the run after so many attempts have ended. Time does
-    not pass: retries and deadlines jump the clock.
+    `replace` maps a step, a compensation or a probe to what stands for it: an exception is raised, a callable is called
+    with the same arguments, anything else is returned. `cancel_after` cancels the run after so many attempts have
+    ended. Time does not pass: retries and deadlines jump the clock.
 
     Raises:
         DefinitionError: the saga or a step cannot work.

@@ -1,4 +1,4 @@
-"""A Celery application for the tests that kill: an order's moods say what each of its steps does, and a ledger keeps it.
+"""A Celery application for the tests that kill: an order's moods say what each step does, and a ledger keeps it.
 
 A process that serves it sets SAGA_TEST_FOLDER; the tests import the sagas only, and start them on an application of their own.
 """
@@ -305,7 +305,7 @@ def make_app() -> Celery:
     )
     install(made, database=os.environ["SAGA_TEST_DATABASE"])
 
-    @made.task(name="team.plain")
+    @made.task(name="team.plain")  # type: ignore[untyped-decorator]
     def plain(key: str) -> str:
         return key
 
@@ -326,9 +326,3 @@ def serve_coordinator() -> None:
     if app is None:
         raise SagaError(f"{FOLDER_VARIABLE} is not set")
     serve(app)
-
-
-if __name__ == "__main__":
-    from tests.integration.application import serve_coordinator as serve_here
-
-    serve_here()

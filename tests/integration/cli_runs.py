@@ -65,6 +65,16 @@ class Commands:
         return result.stderr
 
 
+def use_servers(database_url: str | None, broker_url: str | None) -> None:
+    """Point the application in this process at other servers: what it made of its settings before is forgotten."""
+    from saga.engine.installation import installation_of
+    from tests.integration.cli_app import app
+
+    app.conf.saga_database_url = database_url
+    app.conf.broker_url = broker_url
+    installation_of(app)._database = None
+
+
 def eventually(look: Callable[[], Any], wanted: Callable[[Any], bool], seconds: float = 30.0) -> Any:
     """Look again and again until what is seen is what is wanted, and return it."""
     until = time.monotonic() + seconds

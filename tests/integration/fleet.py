@@ -24,7 +24,7 @@ from celery import Celery
 
 from saga.cli.embedded import Database
 from saga.core.definition import SagaDefinition
-from saga.core.errors import ConfigurationError, RunFailed
+from saga.core.errors import ConfigurationError, RunEnded
 from saga.core.events import Event, EventKind
 from saga.core.lifecycle import StallReason, Status
 from saga.engine.client import Handle, start_run
@@ -87,6 +87,7 @@ class Fleet:
         self.nodes: dict[str, Node] = {}
         self.accepted: set[str] = set()
         self.stalls: dict[str, StallReason] = {}
+        self.resolved: set[str] = set()  #: an operator's evidence stands for one of its undos
         self.environment = {
             "PYTHONPATH": str(ROOT),
             FOLDER_VARIABLE: str(folder),
@@ -266,12 +267,16 @@ class Fleet:
     def stalls_as(self, handle: Handle[Any], reason: StallReason, *, seconds: float = PATIENCE_SECONDS) -> list[Event]:
         """Wait until a run stalls for this reason, and expect it to stay so."""
         history = self.ends(handle, Status.STALLED, seconds=seconds)
-        try:
-            handle.result(timeout=1)
-        except RunFailed as error:
-            assert error.cause == reason
+        found = handle._find()
+        assert found is not None
+        assert found.row.reason == reason, found.failure
         self.stalls[handle.address] = reason
         return history
+
+    def cancel(self, handle: Handle[Any]) -> None:
+        """Ask for a run to be undone; one that has ended meanwhile is left alone."""
+        with contextlib.suppress(RunEnded):
+            handle.cancel()
 
     def attempts(self, handle: Handle[Any], step: str, direction: str = "action") -> list[int]:
         """Return the attempts at which a service was called, in order."""
@@ -302,6 +307,13 @@ class Fleet:
         with redis.Redis.from_url(self.broker_url) as client:
             yield client
 
+    def queued(self) -> int:
+        """Count the messages that wait in the broker's queue or with a worker."""
+        with self.broker() as client:
+            waiting: Any = client.llen("celery")
+            held: Any = client.hlen("unacked")
+            return int(waiting) + int(held)
+
     def fired(self, armed: Armed, *, seconds: float = PATIENCE_SECONDS) -> int:
         """Wait until an armed crash has happened; return the process that it hit."""
         return self.until(lambda: armed.fired, "the armed crash happens", seconds=seconds) or 0
@@ -315,6 +327,7 @@ class Fleet:
             self.ledger.entries(),
             accepted=self.accepted,
             stalls=self.stalls,
+            resolved=self.resolved,
             definitions=definitions,
         ).check()
         assert not found, "\n".join(map(str, found))

@@ -8,13 +8,15 @@ import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+import redis
 
 from saga.cli import embedded
 from tests.integration import cli_app
-from tests.integration.cli_runs import APP, Commands, environment, eventually, process
+from tests.integration.cli_runs import APP, Commands, environment, eventually, process, run, use_servers
 
 #: A broker database that no other test's counter reaches.
 _BROKER_DATABASE = "/63"
@@ -26,11 +28,14 @@ def commands(
 ) -> Iterator[Commands]:
     """The commands on an application that a coordinator and a worker serve."""
     made = servers.create_database(f"saga_cli_{uuid.uuid4().hex[:8]}", template=template_database)
-    broker = urlsplit(servers.broker_url)._replace(path=_BROKER_DATABASE).geturl()
+    broker = servers.broker_url
+    if servers.valkey is not None:
+        broker = urlsplit(broker)._replace(path=_BROKER_DATABASE).geturl()
+    with redis.Redis.from_url(broker) as client:
+        client.flushdb()
     env = environment(made.url, broker)
     logs = tmp_path_factory.mktemp("cli")
-    cli_app.app.conf.saga_database_url = made.url
-    cli_app.app.conf.broker_url = broker
+    use_servers(made.url, broker)
     worker = ("celery", "-A", APP, "worker", "--concurrency=2", "--loglevel=INFO", "--queues=shelf")
     with (
         process("saga.cli", "-A", APP, "coordinator", env=env, log=logs / "coordinator.log"),
@@ -49,13 +54,11 @@ def start(commands: Commands, key: str, mishap: str = "") -> str:
     return f"ship/{key}"
 
 
-def until(commands: Commands, run: str, status: str) -> dict[str, object]:
-    seen = eventually(
+def until(commands: Commands, run: str, status: str) -> Any:
+    return eventually(
         lambda: json.loads(commands.call("show", run, "--json").stdout),
         lambda shown: shown["run"]["status"] == status,
     )
-    assert isinstance(seen, dict)
-    return seen
 
 
 def test_a_started_run_completes_and_is_shown_as_a_timeline(commands: Commands) -> None:
@@ -64,7 +67,7 @@ def test_a_started_run_completes_and_is_shown_as_a_timeline(commands: Commands) 
 
     shown = until(commands, "ship/plain", "completed")
 
-    attempts = [entry for entry in shown["timeline"] if "direction" in entry]  # type: ignore[attr-defined]
+    attempts = [entry for entry in shown["timeline"] if "direction" in entry]
     assert [(one["step"], one["direction"], one["state"]) for one in attempts] == [
         ("cli_app.pack#1", "action", "succeeded"),
         ("cli_app.address#1", "action", "succeeded"),
@@ -186,11 +189,7 @@ def test_errors_and_undo_are_in_the_timeline(commands: Commands) -> None:
 
     shown = until(commands, run, "compensated")
 
-    attempts = [
-        (one["direction"], one["attempt"], one["state"])
-        for one in shown["timeline"]
-        if "direction" in one  # type: ignore[attr-defined]
-    ]
+    attempts = [(one["direction"], one["attempt"], one["state"]) for one in shown["timeline"] if "direction" in one]
     assert attempts == [("action", 1, "unknown"), ("action", 2, "unknown"), ("compensation", 1, "succeeded")]
     text = commands.call("show", run).stdout
     assert "RuntimeError: the box burst" in text
@@ -242,7 +241,7 @@ def test_a_run_that_waits_for_a_retry_says_when_and_is_cancelled(commands: Comma
     commands.json("cancel", run)
 
     shown = until(commands, run, "compensated")
-    assert shown["run"]["cause"] == "cancelled"  # type: ignore[index]
+    assert shown["run"]["cause"] == "cancelled"
 
 
 def test_a_queue_that_no_worker_consumes_is_named(commands: Commands) -> None:
@@ -288,7 +287,9 @@ def test_reap_finds_nothing_to_do_in_a_healthy_fleet(commands: Commands) -> None
 
 
 def test_the_doctor_finds_these_settings_healthy_and_counts_the_running_workers(commands: Commands) -> None:
-    examined = commands.json("doctor")
+    # In a process of its own: the steps of other tests' modules are declared in this one.
+    conf = commands.app.conf
+    examined = json.loads(run("doctor", "--json", env=environment(conf.saga_database_url, conf.broker_url)).stdout)
 
     assert examined["refused"] == []
     assert examined["not_checked"] == {}

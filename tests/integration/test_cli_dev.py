@@ -15,8 +15,10 @@ from typing import Any
 
 import psutil
 import pytest
+from click.testing import CliRunner
 
-from tests.integration.cli_runs import APP, ROOT, environment, eventually
+from saga.cli import saga
+from tests.integration.cli_runs import APP, ROOT, environment, eventually, use_servers
 
 WARES = json.dumps({"name": "cup", "grams": 300})
 
@@ -28,36 +30,28 @@ class Dev:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.env = {**environment(None, None), "PYTHONPATH": str(ROOT)}
         self.log = (folder / "dev.log").open("wb")
         self.process = subprocess.Popen(
             [sys.executable, "-m", "celery", "-A", APP, "saga", "dev", "--json", "--concurrency", "1", "--no-flower"],
             cwd=folder,
-            env=self.env,
+            env={**environment(None, None), "PYTHONPATH": str(ROOT)},
             stdout=subprocess.PIPE,
             stderr=self.log,
             text=True,
         )
         assert self.process.stdout is not None
-        lines = []
+        lines: list[str] = []
         while not lines or lines[-1] != "}\n":
             line = self.process.stdout.readline()
             assert line, (folder / "dev.log").read_text()
             lines.append(line)
         self.told: dict[str, Any] = json.loads("".join(lines))
-        self.env |= {"SAGA_DATABASE_URL": self.told["database_url"], "CELERY_BROKER_URL": self.told["broker_url"]}
+        use_servers(self.told["database_url"], self.told["broker_url"])
 
     def saga(self, *arguments: str) -> Any:
         """Run a command in the same folder and return its document."""
-        done = subprocess.run(
-            [sys.executable, "-m", "celery", "-A", APP, "saga", *arguments, "--json"],
-            cwd=self.folder,
-            env=self.env,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.stdout, done.stderr
+        done = CliRunner().invoke(saga, ["-A", APP, *arguments, "--json"])
+        assert done.exit_code == 0, done.output
         return json.loads(done.stdout)
 
     def completes(self, key: str) -> None:
@@ -67,6 +61,10 @@ class Dev:
             lambda: self.saga("show", f"ship/{key}")["run"]["status"], lambda status: status == "completed", seconds=60
         )
 
+    def differs_from(self, before: dict[str, Any]) -> None:
+        """Wait until what was killed runs again."""
+        eventually(self.state, lambda state: bool(state != before))
+
     def state(self) -> dict[str, Any]:
         """What it wrote for `saga chaos`."""
         found: dict[str, Any] = json.loads((self.folder / ".saga" / "dev.json").read_text())
@@ -74,11 +72,12 @@ class Dev:
 
 
 @pytest.fixture
-def dev() -> Iterator[Dev]:
+def dev(monkeypatch: pytest.MonkeyPatch) -> Iterator[Dev]:
     """A running `saga dev`, ended with the test."""
     # Postgres does not run as root, and who runs it then may not enter the folders that pytest makes.
     folder = Path(tempfile.mkdtemp(prefix="saga-test-dev-"))
     folder.chmod(0o755)
+    monkeypatch.chdir(folder)
     started = Dev(folder)
     yield started
     if started.process.poll() is None:
@@ -98,7 +97,7 @@ def test_dev_serves_is_killed_part_by_part_and_ends_all(dev: Dev) -> None:
         killed = dev.saga("chaos", "kill", part)
 
         assert killed["killed"] == part
-        eventually(dev.state, lambda state, before=before: state != before, seconds=30)
+        dev.differs_from(before)
         dev.completes(f"after-{part}")
     children = psutil.Process(dev.process.pid).children(recursive=True)
     assert len(children) >= 5

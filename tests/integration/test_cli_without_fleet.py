@@ -15,7 +15,7 @@ import pytest
 from saga.cli import embedded
 from saga.engine.store.membership import Membership
 from tests.integration import cli_app
-from tests.integration.cli_runs import APP, ROOT, Commands, environment, eventually, process, run
+from tests.integration.cli_runs import APP, ROOT, Commands, environment, eventually, process, run, use_servers
 
 WARES = json.dumps({"name": "cup", "grams": 300})
 
@@ -27,12 +27,8 @@ def commands(database: embedded.Database, broker_url: str) -> Commands:
 
 
 def on(database_url: str | None, broker_url: str | None) -> Commands:
-    """The commands on other servers: what an application made of its settings before is forgotten."""
-    from saga.engine.installation import installation_of
-
-    cli_app.app.conf.saga_database_url = database_url
-    cli_app.app.conf.broker_url = broker_url
-    installation_of(cli_app.app)._database = None
+    """The commands on other servers."""
+    use_servers(database_url, broker_url)
     return Commands(cli_app.app)
 
 
@@ -283,7 +279,7 @@ def test_the_doctor_refuses_what_this_postgres_is_told(
         pytest.skip("one role is owner and application here")
     with psycopg.connect(servers.superuser_url, autocommit=True) as admin:
         for setting in ("synchronous_commit = off", "default_transaction_isolation = 'serializable'"):
-            admin.execute(f"ALTER ROLE {servers.application_role} IN DATABASE {database.name} SET {setting}")  # type: ignore[arg-type]
+            admin.execute(f"ALTER ROLE {servers.application_role} IN DATABASE {database.name} SET {setting}")
 
     codes = [one["code"] for one in commands.json("doctor", exit_code=1)["refused"]]
     owner = [one["code"] for one in on(database.owner_url, broker_url).json("doctor", exit_code=1)["refused"]]

@@ -48,13 +48,19 @@ def test_f3_a_coordinator_killed_after_publishing_makes_a_duplicate_message_and_
     _killed_at(audited, Point.TURN_PUBLISHED, task, f"f3-{direction}", **moods)
 
 
-@DIRECTION
-def test_f4_a_coordinator_killed_with_outcomes_in_the_inbox_does_nothing_again(audited: Fleet, direction: str) -> None:
-    event, _, moods = DIRECTIONS[direction]
-
-    _killed_at(
-        audited, Point.TURN_DECIDED, f"(StepSucceeded|StepUnknown|StepFailed).*{event}", f"f4-{direction}", **moods
-    )
+@pytest.mark.parametrize(
+    ("inbox", "moods"),
+    [
+        ("StepSucceeded ActionScheduled", {}),
+        ("StepFailed .*CompensationScheduled", {"confirm": "abort"}),
+        ("StepSucceeded AttemptScheduled", {"charge": "fail_once"}),
+    ],
+    ids=DIRECTIONS,
+)
+def test_f4_a_coordinator_killed_with_outcomes_in_the_inbox_does_nothing_again(
+    audited: Fleet, inbox: str, moods: dict[str, str]
+) -> None:
+    _killed_at(audited, Point.TURN_DECIDED, inbox, f"f4-{inbox[4:]}", **moods)
 
 
 @pytest.mark.parametrize("point", [Point.TURN_DECIDED, Point.TURN_COMMITTED])

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from docs.generate import LIFECYCLE, lifecycle
+from docs.generate import GUARANTEES, LIFECYCLE, guarantees, lifecycle
 from saga.engine.crashpoints import Point
 from saga.engine.installation import DEFAULTS
 from tests.integration.blocks import ROOT, python_blocks, run_python, write_files
@@ -41,6 +41,10 @@ def rows(document: Path) -> list[list[str]]:
 
 def test_the_lifecycle_is_the_one_in_the_code() -> None:
     assert LIFECYCLE.read_text() == lifecycle(), "run `make docs`"
+
+
+def test_the_tests_of_each_fault_are_those_that_there_are() -> None:
+    assert GUARANTEES.read_text() == guarantees(), "run `make docs`"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Random saga programs and a world that answers them at random: the real core, with every outcome, timer and act drawn by a seed.
+"""Random saga programs, and a world that answers them: the real core, with every outcome and act drawn by a seed.
 
 The world keeps its own book of what took effect; it is not told by the engine. It knows no database.
 """
@@ -110,6 +110,7 @@ class World:
         self.applied: dict[UUID, int] = {}  #: tokens whose effect is there, and what it returned
         self.lost: list[tuple[RunTask, int]] = []  #: attempts that landed and whose worker may still tell
         self.frozen: list[RunTask] = []  #: attempts whose worker may still act, and then tell
+        self.losses = rng.choice([1, 2, 8])
         self.evictions = rng.choice([0.0, 0.3, 1.0])
 
     def live(self, moves_noisy: int = 25, moves_max: int = 1_500) -> None:
@@ -153,7 +154,9 @@ class World:
 
     def _calm(self) -> None:
         run = self.run
-        if run.open:
+        if self.frozen and self.rng.random() < 0.3:
+            self._thaw()
+        elif run.open:
             name = sorted(run.open)[0]
             self._do(name, run.open[name], EventKind.STEP_SUCCEEDED)
         elif run.status is Status.STALLED:
@@ -171,7 +174,7 @@ class World:
         kinds = [
             (8, EventKind.STEP_SUCCEEDED),
             (2, EventKind.STEP_UNKNOWN),
-            (2, EventKind.STEP_LOST),
+            (self.losses, EventKind.STEP_LOST),
             (1, EventKind.STEP_POSTPONED),
             (0.5, EventKind.STEP_NOT_RUN),
         ]
@@ -197,7 +200,7 @@ class World:
                 if self.rng.random() < 0.5:
                     self._apply(task, name)
             case Direction.ACTION, EventKind.STEP_LOST:
-                if self.rng.random() < 0.3:
+                if self.rng.random() < 0.4:
                     self.frozen.append(task)
                 elif self.rng.random() < 0.5:
                     self.lost.append((task, self._apply(task, name)))
@@ -293,7 +296,8 @@ def _check_order(world: World, turned: int) -> None:
     state, log = world.run.state, world.run.log
     first_undo: dict[str, int] = {}
     last_undone: dict[str, int] = {}
-    late = {state.tokens[event.token][0].occurrence for event in log if event.kind is EventKind.OUTCOME_LATE and event.token}
+    told = [event.token for event in log if event.kind is EventKind.OUTCOME_LATE and event.token is not None]
+    late = {state.tokens[token][0].occurrence for token in told}
     for event in log:
         if event.kind is EventKind.COMPENSATION_SCHEDULED and event.key is not None:
             first_undo.setdefault(event.key, event.seq)

@@ -1,4 +1,4 @@
-"""Random programs under random outcomes: replay, invariants and the end of every run; and mutants that must be caught."""
+"""Random programs under random outcomes: replay, invariants, the end of every run; and mutants that must be caught."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from saga.core.tracks import Phase, StepState
 from tests.simulation.programs import World, check, describe
 
 #: Seeds on which the mutants are tried until one of them tells.
-MUTANT_SEEDS = range(400)
+MUTANT_SEEDS = range(1_500)
 
 
 def play(seed: int) -> World:
@@ -94,5 +94,9 @@ def test_a_mutant_is_caught(mutant: Callable[[pytest.MonkeyPatch], None], monkey
     mutant(monkeypatch)
 
     with pytest.raises((AssertionError, KeyError)):
-        for seed in MUTANT_SEEDS:
-            play(seed)
+        _play_all(MUTANT_SEEDS)
+
+
+def _play_all(seeds: range) -> None:
+    for seed in seeds:
+        play(seed)

@@ -1,6 +1,6 @@
-"""A run driven by hand: outcomes, timers and operators' acts are fed to the pure core one by one, with a clock of its own.
+"""A run driven by hand: outcomes, timers and operators' acts are fed to the pure core one by one, by a clock of its own.
 
-Before and after each the log is replayed: it must give the same run, and decide alike. No test can forget that. It knows no database.
+Before and after each the log is replayed: it must give the same run, and decide alike. It knows no database.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CODEC = JsonCodec()
 
 
 class Driven:
-    """One run. Attempts in flight are named `charge`, `charge.probe`, `charge.compensate`, and `charge#2` the second time."""
+    """One run. Attempts in flight are named `charge`, `charge.probe`, `charge.compensate`, the second time `charge#2`."""
 
     def __init__(
         self,
@@ -283,5 +283,3 @@ def _values(item: Any) -> dict[str, Any]:
 def define(function: Callable[..., Any], *, timeout: float | None = None) -> SagaDefinition:
     """Declare a saga for one test, without registering it."""
     return SagaDefinition(function, name="tested", timeout_seconds=timeout)
-
-

@@ -1,4 +1,4 @@
-"""The steps of the unit tests, one of each sort. Their functions are run by `play` only; what they do is not the point."""
+"""The steps of the unit tests, one of each sort. Only `play` runs their functions; what they do is not the point."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 
@@ -38,10 +39,8 @@ def with_finally(ctx: Context, n: int) -> int:
 
 def with_pass_in_a_loop(ctx: Context, n: int) -> int:
     for _ in range(5):
-        try:
+        with suppress(BaseException):
             ctx.run(stock, n)
-        except BaseException:  # noqa: S110
-            pass
     return n
 
 
@@ -58,7 +57,7 @@ def with_return_in_finally(ctx: Context, n: int) -> int:
     try:
         return ctx.run(stock, n)
     finally:
-        return n  # noqa: B012
+        return n  # noqa: B012, SIM107
 
 
 def with_a_race_in_finally(ctx: Context, n: int) -> int:
@@ -197,10 +196,8 @@ def test_code_that_asks_for_less_or_for_more_than_its_log_is_a_mismatch() -> Non
 def test_code_that_catches_everything_cannot_talk_its_way_past_a_mismatch() -> None:
     def stubborn(ctx: Context, n: int) -> int:
         for _ in range(3):
-            try:
+            with suppress(BaseException):
                 ctx.run(look, n)
-            except BaseException:  # noqa: S110
-                pass
         return n
 
     run = Driven(define(two)).reload(define(stubborn))
@@ -308,7 +305,7 @@ def test_a_mended_function_goes_on_after_a_retry() -> None:
 
 def test_what_arrives_while_the_function_stands_is_acted_upon_after_the_retry() -> None:
     def broken(ctx: Context, n: int) -> int:
-        a, b = ctx.start(stock, n), ctx.start(ship, n)
+        a, _ = ctx.start(stock, n), ctx.start(ship, n)
         a.result()
         raise ValueError("boom")
 
@@ -402,10 +399,8 @@ def test_the_limit_of_a_turn_cannot_be_caught_away(monkeypatch: pytest.MonkeyPat
 
     def function(ctx: Context, n: int) -> int:
         for _ in range(30):
-            try:
+            with suppress(Exception):
                 ctx.start(look, n)
-            except Exception:  # noqa: S110
-                pass
         return n
 
     assert Driven(define(function)).stall_reason is StallReason.LIMIT_REACHED

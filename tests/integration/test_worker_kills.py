@@ -1,0 +1,260 @@
+"""Workers killed, frozen and cut short in the middle of an action, a compensation and a probe (F10 to F15)."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from saga.core.events import EventKind
+from saga.core.lifecycle import StallReason, Status
+from saga.engine.crashpoints import Point
+from tests.integration.application import fallback, patient, trip
+from tests.integration.fleet import Fleet, Victim, kinds
+
+pytestmark = [pytest.mark.chaos]
+
+#: The task, what its run needs to come there, and the service and direction that it calls.
+DIRECTIONS = {
+    "action": ("application.charge", {}, "action"),
+    "compensation": ("application.charge.compensate", {"confirm": "abort"}, "compensation"),
+    "probe": ("application.charge.probe", {"charge": "fail_once"}, "probe"),
+}
+POINTS = [Point.WORKER_RECEIVED, Point.WORKER_CLAIMED, Point.WORKER_RAN, Point.WORKER_RECORDED]
+
+
+def _end(moods: dict[str, str]) -> Status:
+    return Status.COMPENSATED if "abort" in moods.values() else Status.COMPLETED
+
+
+@pytest.mark.parametrize("victim", [Victim.SELF, Victim.GROUP], ids=["f11_child", "f10_node"])
+@pytest.mark.parametrize("point", POINTS)
+def test_a_worker_killed_at_a_crash_point_is_succeeded_by_another_attempt_with_the_same_token(
+    audited: Fleet, point: Point, victim: Victim
+) -> None:
+    # One run for each direction, all three killed at once: each loses its own worker.
+    named = "" if point is Point.WORKER_RECEIVED else "$"
+    killed = [
+        (audited.armoury.arm(point, f"^{task}$" if named else f"^{task.split('.c')[0]}", victim=victim), moods)
+        for task, moods, _ in (DIRECTIONS.values() if named else [DIRECTIONS["action"]])
+    ]
+    handles = [
+        (audited.start(trip, f"{point}-{victim}-{number}", **moods), moods) for number, (_, moods) in enumerate(killed)
+    ]
+
+    for armed, _ in killed:
+        audited.fired(armed)
+    for handle, moods in handles:
+        history = audited.ends(handle, _end(moods))
+        assert audited.applied(handle, "charge") == 1
+        assert len({e.token for e in history if e.kind is EventKind.ATTEMPT_SCHEDULED}) <= 1
+
+
+def test_f10_a_worker_parent_killed_in_mid_step_leaves_one_outcome(audited: Fleet) -> None:
+    # The child outlives its parent for a moment: it may finish, or its claim runs out.
+    armed = audited.armoury.arm(Point.WORKER_CLAIMED, "^application.charge$", victim=Victim.PARENT)
+
+    handle = audited.start(trip, "f10-parent")
+
+    audited.fired(armed)
+    audited.ends(handle, Status.COMPLETED)
+    assert audited.applied(handle, "charge") == 1
+
+
+def test_f11_a_step_that_kills_every_worker_stalls_its_run_and_the_others_go_on(audited: Fleet) -> None:
+    poison = audited.start(trip, "f11-poison", charge="crash")
+    healthy = [audited.start(trip, f"f11-healthy-{number}") for number in range(5)]
+
+    history = audited.stalls_as(poison, StallReason.POISON_STEP, seconds=40)
+    assert kinds(history).count(EventKind.STEP_LOST) == 5
+    for handle in healthy:
+        audited.ends(handle, Status.COMPLETED)
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_f12_the_late_outcome_of_a_worker_frozen_beyond_its_lease_is_fenced(audited: Fleet, direction: str) -> None:
+    task, moods, _ = DIRECTIONS[direction]
+    armed = audited.armoury.arm(Point.WORKER_CLAIMED, f"^{task}$", victim=Victim.FREEZE)
+    handle = audited.start(trip, f"f12-{direction}", **moods)
+    frozen = audited.fired(armed)
+
+    audited.until(lambda: EventKind.STEP_LOST in kinds(handle.history()), "its claim runs out")
+    audited.ends(handle, _end(moods))
+    os.kill(frozen, signal.SIGCONT)
+
+    run = handle._find()
+    assert run is not None
+    late = "SELECT count(*) FROM saga.incident WHERE kind = 'OutcomeLate' AND run = %s"
+    audited.until(lambda: audited.count(late, run.row.id) == 1, "the late outcome is told")
+    assert audited.applied(handle, "charge") == 1
+
+
+def test_f12_a_late_effect_is_undone_when_its_run_went_back(audited: Fleet) -> None:
+    # The last step goes back only after the operator's gate opens, so that the late word finds the run alive.
+    armed = audited.armoury.arm(Point.WORKER_RAN, "^application.confirm$", victim=Victim.FREEZE)
+    handle = audited.start(trip, "f12-late-undo", undo_reserve="gate:f12-late", confirm="reply_always_lost")
+    frozen = audited.fired(armed)
+
+    audited.reached("f12-late")
+    os.kill(frozen, signal.SIGCONT)
+    audited.until(lambda: EventKind.OUTCOME_LATE in kinds(handle.history()), "the late outcome is told")
+    audited.open("f12-late")
+
+    audited.ends(handle, Status.COMPENSATED)
+    assert audited.applied(handle, "confirm") == 1
+
+
+def test_f13_a_worker_killed_between_effect_and_record_is_probed_and_not_asked_again(audited: Fleet) -> None:
+    armed = audited.armoury.arm(Point.WORKER_RAN, "^application.charge$")
+
+    handle = audited.start(trip, "f13-probe")
+
+    audited.fired(armed)
+    history = audited.ends(handle, Status.COMPLETED)
+    assert EventKind.PROBE_SCHEDULED in kinds(history)
+    assert audited.attempts(handle, "charge") == [1]
+
+
+def test_f13_without_a_probe_the_same_token_is_asked_again(audited: Fleet) -> None:
+    armed = audited.armoury.arm(Point.WORKER_RAN, "^application.reserve$")
+
+    handle = audited.start(trip, "f13-retry")
+
+    audited.fired(armed)
+    audited.ends(handle, Status.COMPLETED)
+    assert audited.attempts(handle, "reserve") == [1, 2]
+    assert audited.applied(handle, "reserve") == 1
+
+
+def test_f14_a_lost_reply_is_unknown_and_found_by_the_probe(audited: Fleet) -> None:
+    handle = audited.start(trip, "f14-probe", charge="reply_lost")
+
+    history = audited.ends(handle, Status.COMPLETED)
+    assert EventKind.STEP_UNKNOWN in kinds(history)
+    assert audited.attempts(handle, "charge") == [1]
+
+
+def test_f14_a_lost_reply_of_an_undo_is_asked_again(audited: Fleet) -> None:
+    handle = audited.start(trip, "f14-undo", confirm="abort", undo_charge="reply_lost")
+
+    audited.ends(handle, Status.COMPENSATED)
+    assert audited.attempts(handle, "charge", "compensation") == [1, 2]
+
+
+def test_f14_an_abort_after_a_lost_reply_does_not_make_it_known(audited: Fleet) -> None:
+    # Unknown is sticky: the second attempt speaks for itself only, so what the first one did is undone.
+    handle = audited.start(trip, "f14-sticky", reserve="abort_later")
+
+    audited.ends(handle, Status.COMPENSATED)
+    assert audited.applied(handle, "reserve") == 1
+    assert audited.undone(handle, "reserve") == 1
+
+
+def test_f15_a_compensation_that_overtakes_its_action_is_remembered_by_the_service(audited: Fleet) -> None:
+    # Frozen between its claim and its call: nothing on this side can stop it, the service refuses it.
+    armed = audited.armoury.arm(Point.WORKER_CLAIMED, "^application.confirm$", nth=1, victim=Victim.FREEZE)
+    handle = audited.start(trip, "f15-overtaken", confirm="fail")
+    frozen = audited.fired(armed)
+
+    audited.ends(handle, Status.COMPENSATED)
+    os.kill(frozen, signal.SIGCONT)
+
+    audited.until(lambda: audited.attempts(handle, "confirm").count(1) == 1, "the frozen attempt calls")
+    assert audited.applied(handle, "confirm") == 0
+
+
+def test_f15_a_cancelled_attempt_that_nobody_has_claimed_claims_nothing(audited: Fleet) -> None:
+    workers = [audited.nodes["w1"], audited.nodes["w2"]]
+    audited.freeze(*workers)
+    handle = audited.start(trip, "f15-unclaimed")
+    audited.until(lambda: audited.count("SELECT count(*) FROM saga.task") == 1, "its first step is queued")
+
+    handle.cancel()
+    history = audited.ends(handle, Status.COMPENSATED)
+    audited.thaw(*workers)
+
+    assert EventKind.STEP_NEVER_STARTED in kinds(history)
+    audited.until(lambda: audited.queued() == 0, "its message is consumed")
+    assert audited.attempts(handle, "reserve") == []
+
+
+def test_a_long_step_renews_its_lease_and_runs_once(audited: Fleet) -> None:
+    handle = audited.start(patient, "long", crawl="gate:long")
+    audited.reached("long")
+
+    renewed = "SELECT count(*) FROM saga.task WHERE claimed_at < clock_timestamp() - interval '4 seconds'"
+    audited.until(lambda: audited.count(renewed) == 1, "its claim is twice as old as a lease")
+    audited.open("long")
+
+    history = audited.ends(handle, Status.COMPLETED)
+    assert EventKind.STEP_LOST not in kinds(history)
+    assert audited.attempts(handle, "crawl") == [1]
+
+
+def test_f25_a_failed_step_is_undone_in_reverse(audited: Fleet) -> None:
+    handle = audited.start(trip, "f25-undo", confirm="abort")
+
+    audited.ends(handle, Status.COMPENSATED)
+    undone = [e.call.step for e in audited.ledger.entries(run=handle.address) if e.kind == "undone"]
+    assert undone == ["charge", "reserve"]
+
+
+def test_f25_a_compensation_that_fails_for_good_stalls_and_is_retried_by_an_operator(audited: Fleet) -> None:
+    handle = audited.start(trip, "f25-stall", confirm="abort", undo_charge="abort")
+    history = audited.stalls_as(handle, StallReason.COMPENSATION_GAVE_UP)
+    assert audited.undone(handle, "reserve") == 0
+
+    stuck = next(event.key for event in history if event.kind is EventKind.RUN_STALLED)
+    assert stuck is not None
+    handle.resolve(stuck, evidence="the bank said so on the telephone")
+    del audited.stalls[handle.address]
+    audited.resolved.add(handle.address)
+
+    audited.until(lambda: audited.status(handle) is Status.COMPENSATED, "it goes on")
+    assert audited.undone(handle, "reserve") == 1
+
+
+def test_f25_after_the_pivot_a_failed_step_stalls_and_nothing_is_undone(audited: Fleet) -> None:
+    handle = audited.start(trip, "f25-pivot", book="abort")
+
+    audited.stalls_as(handle, StallReason.FAILED_AFTER_PIVOT)
+    assert audited.undone(handle, "reserve") == 0
+    assert audited.undone(handle, "charge") == 0
+
+
+def test_a_saga_that_catches_a_failed_step_goes_on_without_paying_twice(audited: Fleet) -> None:
+    handle = audited.start(fallback, "fallback", charge="reply_always_lost")
+
+    audited.ends(handle, Status.COMPLETED)
+    # The probe finds the first charge: it stands, and the other way is not taken.
+    assert audited.applied(handle, "charge") == 1
+    other = audited.start(fallback, "fallback-abort", charge="abort")
+    audited.ends(other, Status.COMPLETED)
+    assert audited.applied(other, "charge") == 0
+    assert audited.applied(other, "book") == 1
+
+
+def test_f28_cancels_race_the_end_and_one_end_stands(audited: Fleet) -> None:
+    handles = [audited.start(trip, f"f28-{number}") for number in range(12)]
+    for number, handle in enumerate(handles):
+        audited.until(lambda handle=handle: audited.status(handle) is not None, "it runs")  # type: ignore[misc]
+        for _ in range(1 + number % 3):
+            audited.cancel(handle)
+
+    over = (Status.COMPLETED, Status.COMPENSATED)
+    for handle in handles:
+        audited.until(lambda handle=handle: audited.status(handle) in over, "it ends")  # type: ignore[misc]
+        if audited.status(handle) is Status.COMPENSATED:
+            assert audited.undone(handle, "reserve") >= audited.applied(handle, "reserve")
+
+
+def test_f28_a_cancel_while_undoing_is_refused_in_the_log(audited: Fleet) -> None:
+    handle = audited.start(trip, "f28-undoing", confirm="abort", undo_charge="gate:f28")
+    audited.reached("f28")
+
+    handle.cancel()
+    audited.until(lambda: EventKind.CANCEL_REFUSED in kinds(handle.history()), "the cancel is answered")
+    audited.open("f28")
+
+    audited.ends(handle, Status.COMPENSATED)
