@@ -333,7 +333,8 @@ def make_step(
         if not 1 <= len(taken) <= 200 or not taken.isprintable() or taken.endswith((".compensate", ".probe")):
             raise DefinitionError(
                 f"step name {taken!r} ({place_of(function)}): "
-                "expected 1 to 200 printable characters that do not end in `.compensate` or `.probe`, the names of the Celery tasks beside an action; give another name="
+                "expected 1 to 200 printable characters that do not end in `.compensate` or `.probe`, "
+                "which are the names of the Celery tasks beside an action; give another name="
             )
     cls: type[AnyStep] = VoidStep if returns in (None, "None") else Step
     policy = Policy(retry=retry or Retry(), timeout_seconds=timeout, deadline_seconds=deadline)
@@ -341,7 +342,7 @@ def make_step(
 
 
 class SagaDefinition:
-    """A saga: a name, a version, and the function that composes steps; `timeout_seconds` bounds a run up to its pivot."""
+    """A saga: a name, a version, a function that composes steps; `timeout_seconds` bounds a run up to its pivot."""
 
     def __init__(
         self, function: Callable[..., Any], *, name: str, version: int = 1, timeout_seconds: float | None = None

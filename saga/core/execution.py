@@ -1,6 +1,6 @@
 """One run in memory: its folded state and its saga function. It is fed one arrival at a time, live and in replay alike.
 
-It decides and records; who stores the decision, and whether that succeeded, it must not know: after a doubt it is dropped.
+It decides and records; who stores the decision, and whether that succeeded, it must not know: in doubt it is dropped.
 """
 
 from __future__ import annotations

@@ -51,8 +51,9 @@ def _source(name: str, step: AnyStep, parameter: str, hints: dict[str, Any], sou
         return matches[0]
     found = "nothing" if not matches else " and ".join(sources[index][1] for index in matches)
     raise DefinitionError(
-        f"sequence {name!r}: parameter {parameter!r} of step {step.name} ({place_of(step.function)}) has type {wanted}, "
-        f"which fits {found} before it; expected exactly one: give the values types of their own, or write the saga as a function"
+        f"sequence {name!r}: parameter {parameter!r} of step {step.name} ({place_of(step.function)}) "
+        f"has type {wanted}, which fits {found} before it; expected exactly one: "
+        "give the values types of their own, or write the saga as a function"
     )
 
 

@@ -28,6 +28,7 @@ from saga.engine import schema as tables
 from saga.engine.beating import Beat
 from saga.engine.cache import Cache
 from saga.engine.crashpoints import Point, reach
+from saga.engine.database import Database
 from saga.engine.installation import Installation, installation_of
 from saga.engine.messages import queue_of
 from saga.engine.publisher import Publisher
@@ -167,7 +168,7 @@ class Coordinator:
     # -- coming and going ------------------------------------------------------------------------------------------
 
     def _connect(self) -> Connection:
-        return connect(self._installation.database.url, application_name=f"saga:{self.me}")
+        return connect(self._installation.session_url, application_name=f"saga:{self.me}")
 
     def _begin(self) -> None:
         while not self._stopping.is_set():
@@ -491,5 +492,5 @@ def check_ready(installation: Installation) -> None:
     """
     if not installation.app.conf.broker_url and not installation.app.conf.broker_write_url:
         raise ConfigurationError("no broker is set: set broker_url in the application, or CELERY_BROKER_URL")
-    with installation.database.connection() as connection:
+    with Database(installation.session_url, installation.schema).connection() as connection:
         tables.check(connection, installation.schema)

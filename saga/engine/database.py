@@ -36,8 +36,8 @@ class Database:
         """
         if not self._url:
             raise ConfigurationError(
-                "no database is set: pass install(app, database='postgresql://…'), or set saga_database_url in the app's "
-                "configuration (CELERY_SAGA_DATABASE_URL under Django)"
+                "no database is set: pass install(app, database='postgresql://…'), "
+                "or set saga_database_url in the app's configuration (CELERY_SAGA_DATABASE_URL under Django)"
             )
         try:
             url = make_url(self._url)

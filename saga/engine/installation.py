@@ -25,7 +25,8 @@ DEFAULTS: dict[str, Any] = {
     "saga_cache_runs": 5_000,  #: suspended runs that a coordinator keeps in memory
     "saga_batch_arrivals": 256,  #: arrivals that one turn takes at the most
     "saga_turn_seconds": 5.0,  #: how long a saga function may take to come to rest
-    "saga_pgbouncer": False,  #: workers reach Postgres through a pooler in transaction mode
+    "saga_pgbouncer": False,  #: saga_database_url is a pooler's in transaction mode
+    "saga_session_database_url": None,  #: then: Postgres itself, for coordinators, which need sessions
 }
 
 _installations: WeakKeyDictionary[Celery, Installation] = WeakKeyDictionary()
@@ -56,6 +57,23 @@ class Installation:
                 self.app.conf.saga_database_url, self.schema, pooler=bool(self.app.conf.saga_pgbouncer)
             )
         return self._database
+
+    @property
+    def session_url(self) -> str:
+        """The URL at which coordinators get sessions of their own: Postgres itself, never a pooler in transaction mode.
+
+        Raises:
+            ConfigurationError: there is only a pooler, or no database at all.
+        """
+        direct = self.app.conf.saga_session_database_url
+        if direct is not None:
+            return Database(direct, self.schema).url
+        if self.app.conf.saga_pgbouncer:
+            raise ConfigurationError(
+                "saga_pgbouncer is set, and a coordinator needs sessions, which a pooler in transaction mode has not: "
+                "set saga_session_database_url to the URL of Postgres itself"
+            )
+        return self.database.url
 
     @property
     def reading(self) -> Reading:

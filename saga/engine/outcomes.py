@@ -49,7 +49,8 @@ def run_attempt(
 ) -> Ended:
     """Run one attempt on its stored input (JSON text).
 
-    Nothing is raised: SystemExit and KeyboardInterrupt come back as an unknown outcome too. `function` stands for the declared one, in tests.
+    Nothing is raised: SystemExit and KeyboardInterrupt come back as an unknown outcome too. `function` stands for the
+    declared one, in tests.
     """
     chosen = function or function_of(step, direction)
     try:

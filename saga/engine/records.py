@@ -8,7 +8,7 @@ from uuid import UUID
 
 from saga.core.events import Event
 
-#: How many shards runs hash to, and the most coordinators that can share; the first migration writes it into the tables.
+#: How many shards runs hash to, and the most coordinators that can share; the first migration writes them.
 SHARDS = 64
 
 

@@ -1,4 +1,4 @@
-"""A run driven by hand: outcomes, timers and operators' acts are fed to the pure core one by one, by a clock of its own.
+"""A run driven by hand: outcomes, timers and operators' acts are fed to the core one by one, by a clock of its own.
 
 Before and after each the log is replayed: it must give the same run, and decide alike. It knows no database.
 """
@@ -28,7 +28,7 @@ CODEC = JsonCodec()
 
 
 class Driven:
-    """One run. Attempts in flight are named `charge`, `charge.probe`, `charge.compensate`, the second time `charge#2`."""
+    """One run. Attempts in flight are named `charge`, `charge.probe`, `charge.compensate`, then `charge#2`."""
 
     def __init__(
         self,

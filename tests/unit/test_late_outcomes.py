@@ -94,8 +94,7 @@ def test_a_late_success_during_the_undo_without_it_makes_the_undo_run_again_with
 
     assert run.input_of("stock.compensate")["result"] == 42
     assert run.status is Status.RUNNING
-    run.undo("stock").succeed("charge")
-    assert run.status is Status.COMPLETED
+    assert run.undo("stock").succeed("charge").status is Status.COMPLETED
 
 
 def test_a_late_success_before_the_next_attempt_of_the_undo_is_told_to_it() -> None:

@@ -151,9 +151,9 @@ def test_retry_gives_a_stuck_compensation_its_attempts_again() -> None:
     run = stalled_undo().retry()
     assert run.status is Status.COMPENSATING
 
-    run.unknown("stock.compensate").fire().undo("stock")
+    run.unknown("stock.compensate").fire()
 
-    assert run.status is Status.COMPENSATED
+    assert run.undo("stock").status is Status.COMPENSATED
 
 
 def test_retry_may_name_one_of_several_stuck_steps() -> None:
@@ -167,8 +167,7 @@ def test_retry_may_name_one_of_several_stuck_steps() -> None:
 
     assert list(run.open) == ["charge.compensate"]
     assert run.status is Status.STALLED
-    run.undo("charge").retry().undo("stock")
-    assert run.status is Status.COMPENSATED
+    assert run.undo("charge").retry().undo("stock").status is Status.COMPENSATED
 
 
 def test_retry_of_a_poisoned_step_asks_it_again() -> None:

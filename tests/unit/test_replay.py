@@ -111,12 +111,13 @@ def test_a_dead_ctx_raises_at_every_call() -> None:
     run = Driven(define(function), replays=False)
     run.execution.drop()
 
-    for use in (
+    uses: tuple[Callable[[], object], ...] = (
         lambda: kept[0].run(stock, 1),
         lambda: kept[0].now(),
         lambda: kept[0].pivot(),
         lambda: kept[0].gather(),
-    ):
+    )
+    for use in uses:
         with pytest.raises(program.Evicted):
             use()
 
@@ -242,8 +243,7 @@ def test_a_run_whose_code_cannot_be_replayed_is_cancelled_from_its_log_alone() -
 
     assert run.execution.broken is None
     assert run.status is Status.COMPENSATING
-    run.never_start("charge").undo("stock")
-    assert run.status is Status.COMPENSATED
+    assert run.never_start("charge").undo("stock").status is Status.COMPENSATED
 
 
 def test_a_run_that_goes_back_needs_neither_the_right_code_nor_any() -> None:
@@ -370,7 +370,7 @@ def test_something_that_is_no_step_is_refused() -> None:
 
 def test_an_argument_that_does_not_fit_stalls_before_anything_is_sent() -> None:
     def function(ctx: Context, n: int) -> int:
-        return ctx.run(stock, "one")  # type: ignore[arg-type]
+        return int(ctx.run(stock, "one"))  # type: ignore[call-overload]
 
     run = Driven(define(function))
 

@@ -15,8 +15,8 @@ from saga.engine.outcomes import function_of
 
 #: Content types that run code when they are read, by all their names.
 CODE_IN_MESSAGES = frozenset({"pickle", "application/x-python-serialize", "yaml", "application/x-yaml"})
-#: Pools whose tasks have no time limits (celery#9203 for threads).
-POOLS_WITHOUT_LIMITS = ("threads", "gevent", "eventlet", "solo")
+#: How the names of pools begin whose tasks have no time limits (celery#9203 for threads).
+POOLS_WITHOUT_LIMITS = ("thread", "gevent", "eventlet", "solo")
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,7 +269,7 @@ def has_no_time_limits(facts: CeleryFacts) -> str | None:
 
 def _without_limits(pool: str) -> bool:
     words = pool.lower().replace("_", " ").replace(".", " ").replace(":", " ").split()
-    return any(word.startswith(("thread", "gevent", "eventlet", "solo")) for word in words)
+    return any(word.startswith(POOLS_WITHOUT_LIMITS) for word in words)
 
 
 @CHECKS.refuse(

@@ -26,7 +26,7 @@ def conninfo_of(url: str) -> str:
     if scheme.partition("+")[0] not in {"postgresql", "postgres"}:
         raise ConfigurationError(
             f"the database URL begins with {scheme}://: expected postgresql://user@host/database; "
-            "set SAGA_DATABASE_URL, or pass install(app, database=...)"
+            "pass such a URL to install(app, database=...), or set saga_database_url"
         )
     return f"postgresql://{rest}"
 
