@@ -1,4 +1,4 @@
-"""A coordinator under measurement, `python -m benchmarks.coordinating`: marks are added, and nothing else is changed."""
+"""A coordinator under measurement, `python -m benchmarks.coordinating`: it is marked, and nothing else is changed."""
 
 from __future__ import annotations
 

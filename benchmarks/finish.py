@@ -10,6 +10,7 @@ import select
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +18,8 @@ from typing import Self
 
 #: Where the processes of a measurement find the pipe.
 VARIABLE = "BENCH_FINISH_LINE"
+#: Seconds between two looks at whether somebody is there who could still make a mark.
+LOOK_SECONDS = 1.0
 
 _descriptor: int | None = None
 
@@ -51,6 +54,8 @@ class FinishLine:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        #: Says which process has ended that should not; whoever starts processes sets it.
+        self.ended: Callable[[], str | None] = lambda: None
         self._marks: list[Mark] = []
         self._counts: Counter[str] = Counter()
         self._crossed = threading.Condition()
@@ -104,14 +109,19 @@ class FinishLine:
         """Wait until there are so many marks of a kind.
 
         Raises:
-            Stuck: none of any kind came for `silent_seconds`.
+            Stuck: no mark of any kind came for `silent_seconds`, or a process has ended that should make some.
         """
         with self._crossed:
+            heard_at = time.monotonic()
             while self._counts[kind] < count:
-                # Any mark ends this wait, since each is a sign of life.
-                if not self._crossed.wait(silent_seconds):
-                    found = self._counts[kind]
-                    raise Stuck(f"{found} of {count} marks {kind!r}, and none of any kind for {silent_seconds:g} s")
+                if self._crossed.wait(LOOK_SECONDS):
+                    heard_at = time.monotonic()
+                    continue
+                wanted = f"{self._counts[kind]} of {count} marks {kind!r}"
+                if ended := self.ended():
+                    raise Stuck(f"{wanted}, and {ended}")
+                if time.monotonic() - heard_at > silent_seconds:
+                    raise Stuck(f"{wanted}, and none of any kind for {silent_seconds:g} s")
 
     def _read(self) -> None:
         pending = b""

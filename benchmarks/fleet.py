@@ -101,6 +101,13 @@ class Fleet:
             command += [*choice.pool, "-l", "WARNING", "--without-gossip", "--without-mingle"]
             self.workers.append(self._start(name, [*command, *(["-E"] if events else [])]))
 
+    def ended(self) -> str | None:
+        """Return which process has ended although nobody killed it, and what it said last."""
+        for child in (*self.coordinators, *self.workers):
+            if not child.lives and not child.killed:
+                return f"{child.name} has ended:\n{child.log.read_text(errors='replace')[-1_500:]}"
+        return None
+
     def processes(self) -> dict[str, list[psutil.Process]]:
         """Return the living processes by role; a server that is not ours has none."""
         mains = [psutil.Process(child.pid) for child in self.workers if child.lives]
@@ -155,6 +162,7 @@ def open_fleet(ground: Ground, *, marks: str = "ends", cache_runs: int | None = 
             CACHE_VARIABLE: "" if cache_runs is None else str(cache_runs),
         }
         fleet = Fleet(ground, app, database, line, environment)
+        line.ended = fleet.ended
         try:
             yield fleet
         finally:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from benchmarks.drain import Sender, idle_ms
 from benchmarks.finish import Mark
 from benchmarks.fleet import PREFORK_2, Ground, open_fleet
-from benchmarks.systems import SAGA
 from benchmarks.ranking import percentile
+from benchmarks.systems import SAGA
 
 #: The hops of one step, from the commit that schedules it to the next: mark, the mark that it is counted from, meaning.
 HOPS = (

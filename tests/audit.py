@@ -314,13 +314,18 @@ class Audit:
             return
         began = {event.key or "": event for event in run.of_kind(EventKind.ACTION_SCHEDULED)}
         ended = self._ended(run)
-        undone = {event.token: event.seq for event in run.of_kind(EventKind.STEP_SUCCEEDED, EventKind.RESOLVED)}
+        undone: dict[str, int] = {}
+        keys = {token_of(run.row["id"], key, Direction.COMPENSATION): key for key in began}
+        for event in run.of_kind(EventKind.STEP_SUCCEEDED, EventKind.RESOLVED):
+            key = event.key if event.kind is EventKind.RESOLVED else keys.get(event.token or run.row["id"])
+            if key is not None:
+                undone.setdefault(key, event.seq)
         for older, undo_seq in first_undo.items():
             for newer in first_undo:
                 # Newer began after older had ended: it must be gone before older is touched.
                 if began[newer].seq <= ended.get(older, 1 << 60) or undo_seq < turned.seq:
                     continue
-                gone = undone.get(token_of(run.row["id"], newer, Direction.COMPENSATION), 1 << 60)
+                gone = undone.get(newer, 1 << 60)
                 if undo_seq < gone and first_undo[newer] >= turned.seq:
                     self._found("I9", run.address, f"{older} is undone at {undo_seq}, before {newer}")
 
@@ -384,7 +389,7 @@ class Audit:
     def _quiet(self) -> None:
         ended = "(SELECT id FROM saga.run WHERE status IN ('completed', 'compensated', 'terminated'))"
         looks: dict[str, str] = {
-            "attempts": "SELECT name || ' ' || attempt || ' ' || coalesce(claimed_by::text, 'unclaimed') FROM saga.task",
+            "attempts": "SELECT name || ' ' || attempt || coalesce(' of ' || claimed_by::text, '') FROM saga.task",
             "arrivals": "SELECT kind || ' ' || coalesce(key, run::text) FROM saga.inbox",
             "timers of ended runs": f"SELECT name FROM saga.timer WHERE run IN {ended}",
             "idle transactions": (

@@ -5,6 +5,7 @@ It knows the names of constants and nothing else.
 
 from __future__ import annotations
 
+import saga.core.policy
 import saga.core.state
 import saga.engine.coordinator
 import saga.engine.messages
@@ -19,6 +20,8 @@ LEASE_SECONDS = 1.5
 GRACE_SECONDS = 0.5
 #: The longest lease of a claim; that of an attempt with a timeout of a second is as long.
 CLAIM_SECONDS = 2.0
+#: Attempts of a step that may be lost with their workers.
+LOST_MAX = 3
 
 
 def quicken(*, settling_seconds: float = 1.0) -> None:
@@ -28,6 +31,7 @@ def quicken(*, settling_seconds: float = 1.0) -> None:
     saga.engine.renewing.LEASE_GRACE_SECONDS = GRACE_SECONDS
     saga.engine.renewing.LEASE_SECONDS_MAX = CLAIM_SECONDS
     saga.engine.store.reaping.SETTLING_SECONDS = settling_seconds  # type: ignore[assignment]
+    saga.core.policy.LOST_MAX = LOST_MAX
     saga.engine.coordinator.OWN_SECONDS = 0.3  # or a sleeping coordinator would beat too seldom for such a lease
     saga.engine.upkeep.PASS_SECONDS = 0.25
     saga.engine.upkeep.COUNT_SECONDS = 0.5

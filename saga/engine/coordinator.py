@@ -47,10 +47,12 @@ log = logging.getLogger("saga.coordinator")
 
 #: Seconds between two looks at what is mine, and the longest sleep.
 OWN_SECONDS = 1.0
-#: With so many attempts out, and fewer arrivals than LINGER_ARRIVALS, a turn waits a little for a fuller batch.
+#: With so many attempts out, a turn of fewer than LINGER_ARRIVALS waits for a fuller batch: for so long for each attempt
+#: that is out, so that workers never run dry meanwhile, and at most LINGER_SECONDS_MAX.
 LINGER_OUTSTANDING = 24
-LINGER_ARRIVALS = 16
-LINGER_SECONDS = 0.01
+LINGER_ARRIVALS = 64
+LINGER_SECONDS_EACH = 0.0004
+LINGER_SECONDS_MAX = 0.05
 #: A turn of at most so many arrivals leaves the bells rung for: waking up and lying down again would cost more.
 QUIET_ARRIVALS = 4
 #: Seconds between two tries to lie down while a sender is in flight: the first, and the longest.
@@ -227,7 +229,7 @@ class Coordinator:
             return
         if progress and self._outstanding >= LINGER_OUTSTANDING and len(taken.arrivals) < LINGER_ARRIVALS:
             self._awake()
-            self._stopping.wait(LINGER_SECONDS)
+            self._stopping.wait(min(self._outstanding * LINGER_SECONDS_EACH, LINGER_SECONDS_MAX))
             return
         if progress and len(taken.arrivals) > QUIET_ARRIVALS:
             self._awake()

@@ -1,6 +1,6 @@
 """A Celery application for the tests that kill: an order's moods say what each step does, and a ledger keeps it.
 
-A process that serves it sets SAGA_TEST_FOLDER; the tests import the sagas only, and start them on an application of their own.
+A process that serves it sets SAGA_TEST_FOLDER; the tests import the sagas only, and have an application of their own.
 """
 
 from __future__ import annotations
@@ -167,6 +167,33 @@ def crawl(order: Order) -> str:
     return act("crawl", order)
 
 
+@step(retry=QUICK, timeout=None)
+def drift(order: Order, seat: str) -> str:
+    return act("drift", order, seat)
+
+
+@drift.compensate(retry=Retry(attempts=None, first_seconds=0.05))
+def anchor(drifted: str | None, order: Order, seat: str) -> None:
+    undo("drift", order, drifted)
+
+
+@drift.probe
+def find_drift(order: Order, seat: str) -> str | None:
+    Ledger(folder() / "ledger.sqlite").attempted(_call("drift", "probe", seat))
+    applied = Ledger(folder() / "ledger.sqlite").was_applied(current.action_token)
+    return f"drift:{current.action_token[:8]}" if applied else None
+
+
+@step(retry=Retry(attempts=1), timeout=None)
+def stray(order: Order) -> str:
+    return act("stray", order)
+
+
+@stray.compensate(retry=Retry(attempts=None, first_seconds=0.05))
+def fetch_back(strayed: str | None, order: Order) -> None:
+    undo("stray", order, strayed)
+
+
 @step(retry=QUICK, timeout=1, transactional=True)
 def post(order: Order) -> str:
     call = _call("post", "action")
@@ -218,6 +245,22 @@ def fallback(ctx: Context, order: Order) -> str:
 def patient(ctx: Context, order: Order) -> str:
     """One step without a time limit."""
     return ctx.run(crawl, order)
+
+
+@saga("drifting")
+def drifting(ctx: Context, order: Order) -> str:
+    """A step without a time limit, whose worker may be frozen for long and still come back."""
+    seat = ctx.run(reserve, order)
+    drifted = ctx.run(drift, order, seat)
+    ctx.run(confirm, order)
+    return drifted
+
+
+@saga("straying")
+def straying(ctx: Context, order: Order) -> str:
+    """A step that nobody asks again, after one whose undo may take its time."""
+    ctx.run(reserve, order)
+    return ctx.run(stray, order)
 
 
 @saga("ledgered")

@@ -1,4 +1,4 @@
-"""One fleet for each module of tests, in a database of its own; every test that uses it ends with an audit of all its runs."""
+"""One fleet for each module of tests, in a database of its own; each test ends with an audit of all runs so far."""
 
 from __future__ import annotations
 
@@ -20,7 +20,15 @@ _numbers = itertools.count(1)
 #: What an audit replays.
 SAGAS = {
     (saga.name, saga.version): saga
-    for saga in (application.trip, application.fork, application.fallback, application.patient, application.ledgered)
+    for saga in (
+        application.trip,
+        application.fork,
+        application.fallback,
+        application.patient,
+        application.drifting,
+        application.straying,
+        application.ledgered,
+    )
 }
 
 _POSTINGS = """

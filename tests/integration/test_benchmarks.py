@@ -1,4 +1,4 @@
-"""The benchmark as a person runs it, in its smallest size: every record has its shape. No time decides anything here."""
+"""The benchmark as a person runs it, in its smallest size: every record has its shape. No time decides anything."""
 
 from __future__ import annotations
 

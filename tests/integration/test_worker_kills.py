@@ -10,8 +10,10 @@ import pytest
 from saga.core.events import EventKind
 from saga.core.lifecycle import StallReason, Status
 from saga.engine.crashpoints import Point
-from tests.integration.application import fallback, patient, trip
+from tests.integration.application import drifting, fallback, patient, straying, trip
 from tests.integration.fleet import Fleet, Victim, kinds
+from tests.ledger import Kind
+from tests.pace import LOST_MAX
 
 pytestmark = [pytest.mark.chaos]
 
@@ -67,42 +69,55 @@ def test_f11_a_step_that_kills_every_worker_stalls_its_run_and_the_others_go_on(
     healthy = [audited.start(trip, f"f11-healthy-{number}") for number in range(5)]
 
     history = audited.stalls_as(poison, StallReason.POISON_STEP, seconds=40)
-    assert kinds(history).count(EventKind.STEP_LOST) == 5
+    assert kinds(history).count(EventKind.STEP_LOST) == LOST_MAX
     for handle in healthy:
         audited.ends(handle, Status.COMPLETED)
 
 
-@pytest.mark.parametrize("direction", DIRECTIONS)
-def test_f12_the_late_outcome_of_a_worker_frozen_beyond_its_lease_is_fenced(audited: Fleet, direction: str) -> None:
-    task, moods, _ = DIRECTIONS[direction]
+@pytest.mark.parametrize(
+    ("task", "moods"),
+    [
+        ("application.drift", {}),
+        ("application.drift.compensate", {"confirm": "abort"}),
+        ("application.drift.probe", {"drift": "fail_once"}),
+    ],
+    ids=DIRECTIONS,
+)
+def test_f12_the_late_outcome_of_a_worker_frozen_beyond_its_lease_is_fenced(
+    audited: Fleet, task: str, moods: dict[str, str]
+) -> None:
     armed = audited.armoury.arm(Point.WORKER_CLAIMED, f"^{task}$", victim=Victim.FREEZE)
-    handle = audited.start(trip, f"f12-{direction}", **moods)
+    handle = audited.start(drifting, f"f12-{task}", **moods)
     frozen = audited.fired(armed)
 
-    audited.until(lambda: EventKind.STEP_LOST in kinds(handle.history()), "its claim runs out")
-    audited.ends(handle, _end(moods))
+    history = audited.ends(handle, _end(moods))
     os.kill(frozen, signal.SIGCONT)
 
+    assert EventKind.STEP_LOST in kinds(history)
     run = handle._find()
     assert run is not None
     late = "SELECT count(*) FROM saga.incident WHERE kind = 'OutcomeLate' AND run = %s"
     audited.until(lambda: audited.count(late, run.row.id) == 1, "the late outcome is told")
-    assert audited.applied(handle, "charge") == 1
+    assert audited.applied(handle, "drift") == 1
 
 
-def test_f12_a_late_effect_is_undone_when_its_run_went_back(audited: Fleet) -> None:
-    # The last step goes back only after the operator's gate opens, so that the late word finds the run alive.
-    armed = audited.armoury.arm(Point.WORKER_RAN, "^application.confirm$", victim=Victim.FREEZE)
-    handle = audited.start(trip, "f12-late-undo", undo_reserve="gate:f12-late", confirm="reply_always_lost")
+def test_f12_a_late_effect_is_undone_again_with_what_it_left(audited: Fleet) -> None:
+    # Its undo without a result is done, that of the step before waits at a gate: the late word finds the run alive.
+    armed = audited.armoury.arm(Point.WORKER_RAN, "^application.stray$", victim=Victim.FREEZE)
+    handle = audited.start(straying, "f12-late", stray="", undo_reserve="gate:f12-late")
     frozen = audited.fired(armed)
+    handle.cancel()
 
     audited.reached("f12-late")
     os.kill(frozen, signal.SIGCONT)
     audited.until(lambda: EventKind.OUTCOME_LATE in kinds(handle.history()), "the late outcome is told")
     audited.open("f12-late")
 
-    audited.ends(handle, Status.COMPENSATED)
-    assert audited.applied(handle, "confirm") == 1
+    history = audited.ends(handle, Status.COMPENSATED)
+    undos = [e for e in history if e.kind is EventKind.COMPENSATION_SCHEDULED and e.key == "application.stray#1"]
+    assert [e.attempt for e in undos] == [1, 2]
+    last = audited.ledger.entries(run=handle.address, step="stray", kind=Kind.ATTEMPTED)[-1]
+    assert last.call.given.startswith('"stray:')
 
 
 def test_f13_a_worker_killed_between_effect_and_record_is_probed_and_not_asked_again(audited: Fleet) -> None:
@@ -151,17 +166,20 @@ def test_f14_an_abort_after_a_lost_reply_does_not_make_it_known(audited: Fleet) 
     assert audited.undone(handle, "reserve") == 1
 
 
-def test_f15_a_compensation_that_overtakes_its_action_is_remembered_by_the_service(audited: Fleet) -> None:
+def test_f15_an_undo_that_overtakes_its_action_is_remembered_by_the_service(audited: Fleet) -> None:
     # Frozen between its claim and its call: nothing on this side can stop it, the service refuses it.
-    armed = audited.armoury.arm(Point.WORKER_CLAIMED, "^application.confirm$", nth=1, victim=Victim.FREEZE)
-    handle = audited.start(trip, "f15-overtaken", confirm="fail")
+    armed = audited.armoury.arm(Point.WORKER_CLAIMED, "^application.stray$", victim=Victim.FREEZE)
+    handle = audited.start(straying, "f15-overtaken")
     frozen = audited.fired(armed)
+    handle.cancel()
 
     audited.ends(handle, Status.COMPENSATED)
     os.kill(frozen, signal.SIGCONT)
 
-    audited.until(lambda: audited.attempts(handle, "confirm").count(1) == 1, "the frozen attempt calls")
-    assert audited.applied(handle, "confirm") == 0
+    audited.until(
+        lambda: audited.ledger.entries(run=handle.address, step="stray", kind=Kind.REFUSED), "the frozen attempt calls"
+    )
+    assert audited.applied(handle, "stray") == 0
 
 
 def test_f15_a_cancelled_attempt_that_nobody_has_claimed_claims_nothing(audited: Fleet) -> None:
@@ -175,7 +193,8 @@ def test_f15_a_cancelled_attempt_that_nobody_has_claimed_claims_nothing(audited:
     audited.thaw(*workers)
 
     assert EventKind.STEP_NEVER_STARTED in kinds(history)
-    audited.until(lambda: audited.queued() == 0, "its message is consumed")
+    dropped = "dropped a message: attempt 1 of application.reserve for trip/f15-unclaimed"
+    audited.until(lambda: any(dropped in worker.said() for worker in workers), "its message is consumed")
     assert audited.attempts(handle, "reserve") == []
 
 

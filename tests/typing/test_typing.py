@@ -1,4 +1,4 @@
-"""What type checkers say about users' code: files that must pass, and files in which exactly the marked lines must fail.
+"""What type checkers say about users' code: files that must pass, and files in which just the marked lines must fail.
 
 A mark is `# mypy: code; pyright: rule` at the end of a line; several codes are parted by commas.
 """

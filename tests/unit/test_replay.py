@@ -16,6 +16,8 @@ from saga.core.execution import Decision, Execution
 from tests.unit.driven import CODEC, RUN, Driven, define
 from tests.unit.steps import charge, look, ship, stock
 
+pytestmark = pytest.mark.usefixtures("own_declarations")
+
 
 def two(ctx: Context, n: int) -> int:
     ctx.run(stock, n)
