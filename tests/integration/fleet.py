@@ -39,7 +39,7 @@ __all__ = ["Armed", "Fleet", "Node", "Victim"]
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 #: Seconds after which a wait on a condition fails its test.
-PATIENCE_SECONDS = 25.0
+PATIENCE_SECONDS = 15.0
 COORDINATOR = [sys.executable, "-c", "from tests.integration.application import serve_coordinator as s; s()"]
 WORKER = [sys.executable, "-m", "celery", "-A", "tests.integration.application", "worker"]
 WORKER_OPTIONS = ["--without-gossip", "--without-mingle", "--without-heartbeat", "-l", "INFO"]

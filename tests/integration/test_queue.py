@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.chaos]
 
 
 def _message(token: uuid.UUID, name: str, *, run: str = "trip/forged", attempt: int = 1) -> TaskMessage:
-    return TaskMessage(1, token, attempt, uuid.uuid4(), run, name, "celery", 1.5)
+    return TaskMessage(1, token, attempt, uuid.uuid4(), run, name, "celery", 7.0)
 
 
 def _wire(fleet: Fleet, message: TaskMessage) -> dict[str, Any]:
