@@ -114,9 +114,9 @@ class Event:
     payload: str | None = None
 
 
-def token_of(run: UUID, occurrence: str, direction: Direction) -> UUID:
+def token_of(run: UUID, occurrence: str, direction: Direction, *, again: int = 0) -> UUID:
     """Derive the token of one (run, occurrence, direction): 128 bits of SHA-256, the same after any rewind."""
-    text = f"{occurrence}\x1f{direction}".encode()
+    text = f"{occurrence}\x1f{direction}{again or ''}".encode()
     return UUID(bytes=hashlib.sha256(run.bytes + text).digest()[:16])
 
 

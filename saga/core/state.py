@@ -229,7 +229,8 @@ class State:
                     self._landed(step, result, event.seq)
             case Direction.COMPENSATION:
                 if step.undo_again:
-                    track.phase = Phase.READY
+                    track.phase = Phase.DONE
+                    self._undo_once_more(step)
                 else:
                     track.phase = Phase.DONE
                     self._undone(step, event.seq)
@@ -301,8 +302,18 @@ class State:
                 step.undo_again = True
             elif step.undo is not None and step.undone:
                 step.undone = False
-                step.undo.phase = Phase.READY
+                self._undo_once_more(step)
         self._touch(step)
+
+    def _undo_once_more(self, step: StepState) -> None:
+        """Make a compensation with a token of its own ready: who remembers the first would only repeat its answer."""
+        assert step.undo is not None
+        step.undos += 1
+        token = token_of(self.run, step.occurrence, Direction.COMPENSATION, again=step.undos)
+        step.undo = Track(token, Direction.COMPENSATION, step.undo.policy, step.undo.task, phase=Phase.READY)
+        step.undo_again = False
+        step.tracks = tuple(track for track in (step.action, step.probe, step.undo) if track is not None)
+        self.tokens[token] = (step, step.undo)
 
     def _retry_set(self, event: Event) -> None:
         assert event.token is not None and event.payload is not None

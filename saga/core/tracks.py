@@ -65,6 +65,7 @@ class StepState:
     gave_up: bool = False
     undone: bool = False
     discarded: bool = False  #: lost a `first`: its effect is not wanted
+    undos: int = 0  #: how often it was undone because of what was told late
     undo_again: bool = False  #: a result came to light while the undo without it was under way
     result: str | None = None  #: JSON text
     failure: str | None = None  #: JSON text of why the action failed, as the saga function is told

@@ -32,9 +32,10 @@ def deadline(seconds: float) -> Iterator[None]:
             raise Blocked(f"it had not come to rest after {seconds:g} s")
 
     previous = signal.signal(signal.SIGALRM, tick)
-    signal.setitimer(signal.ITIMER_REAL, seconds / TICKS, seconds / TICKS)
+    around = signal.setitimer(signal.ITIMER_REAL, seconds / TICKS, seconds / TICKS)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
+        signal.setitimer(signal.ITIMER_REAL, *around)  # that of the block around this one, if there is one

@@ -9,9 +9,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from saga.core.execution import Execution
+from saga.core.execution import Blocked, Execution
+from saga.engine.alarm import deadline
 
 log = logging.getLogger("saga.coordinator")
+
+#: Seconds that a saga function may take to leave memory; one that does I/O on its way out would hold up every run.
+EVICTION_SECONDS = 1.0
 
 
 @dataclass(slots=True)
@@ -78,7 +82,12 @@ class Cache:
 
     def let_go(self, execution: Execution) -> None:
         """Throw a saga function out of memory; one that survives is kept referenced, or it would be thrown at again."""
-        if not execution.drop():
+        try:
+            with deadline(EVICTION_SECONDS):
+                dropped = execution.drop()
+        except Blocked:  # it struck between the function and here
+            dropped = execution.drop()
+        if not dropped:
             log.error(
                 "the saga function of run %s survived its eviction: it must not catch BaseException", execution.key
             )

@@ -255,8 +255,10 @@ class Turns:
             fed.append(arrival)
             if execution.stopped():
                 break
+        set_again = {effect.name for effect in execution.decision.effects if isinstance(effect, SetTimer)}
         for timer in work.timers:
-            if not execution.stopped() and timer.name in execution.state.timers:
+            standing = timer.name in execution.state.timers and timer.name not in set_again
+            if not execution.stopped() and standing:
                 execution.feed(Input(EventKind.TIMER_FIRED, now, key=timer.name), now)
                 fired.add(timer.name)
         return fed, cached, fired

@@ -5,6 +5,7 @@ A process that serves it sets SAGA_TEST_FOLDER; the tests import the sagas only,
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -23,7 +24,7 @@ from tests.ledger import Call, Ledger
 from tests.pace import LEASE_SECONDS, quicken
 
 FOLDER_VARIABLE = "SAGA_TEST_FOLDER"
-#: Which code is deployed: "old" lacks a saga and has an earlier one, "new" has both.
+#: Which code is deployed beside this: `deployed_old` or `deployed_new`.
 BUILD_VARIABLE = "SAGA_TEST_BUILD"
 #: Seconds that a step waits at a gate before it gives up.
 GATE_SECONDS = 30.0
@@ -312,30 +313,9 @@ def blocking(ctx: Context, order: Order) -> str:
     return seat
 
 
-if os.environ.get(BUILD_VARIABLE, "new") == "new":
-
-    @saga("novel")
-    def novel(ctx: Context, order: Order) -> str:
-        """A saga that the old code does not have."""
-        return ctx.run(reserve, order)
-
-    @saga("changed")
-    def changed(ctx: Context, order: Order) -> str:
-        """A saga whose old code asked for the steps in another order."""
-        seat = ctx.run(reserve, order)
-        ctx.run(confirm, order)
-        return seat
-
-else:
-
-    @saga("changed")
-    def changed(ctx: Context, order: Order) -> str:
-        ctx.run(confirm, order)
-        return ctx.run(reserve, order)
-
-
 def make_app() -> Celery:
     """Build the application of this process, whose settings its environment names."""
+    importlib.import_module(f"tests.integration.deployed_{os.environ.get(BUILD_VARIABLE, 'new')}")
     quicken(settling_seconds=float(os.environ.get("SAGA_TEST_SETTLING", "1")))
     made = Celery("killed", broker=os.environ["SAGA_TEST_BROKER"])
     made.conf.update(

@@ -6,7 +6,8 @@ import pytest
 
 from saga.core.events import EventKind
 from saga.core.lifecycle import StallReason, Status
-from tests.integration.application import BUILD_VARIABLE, blocking, changed, clinging, novel, tidy, trip
+from tests.integration.application import BUILD_VARIABLE, blocking, clinging, tidy, trip
+from tests.integration.deployed_new import changed, novel
 from tests.integration.fleet import Fleet, kinds
 
 pytestmark = [pytest.mark.chaos]

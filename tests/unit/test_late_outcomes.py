@@ -111,8 +111,11 @@ def test_a_late_success_before_the_next_attempt_of_the_undo_is_told_to_it() -> N
 def test_a_late_success_after_the_undo_is_undone_again_and_the_run_waits_for_that() -> None:
     run = Driven(define(fallback))
     task = lost(run)
-    run.refuse("stock").undo("stock").tell_late(task, 42)
+    run.refuse("stock")
+    first = run.open["stock.compensate"].token
+    run.undo("stock").tell_late(task, 42)
     assert run.input_of("stock.compensate")["result"] == 42
+    assert run.open["stock.compensate"].token != first  # who remembers the first would only repeat its answer
 
     run.succeed("charge", 8)
     assert run.status is Status.RUNNING
