@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import results
-from benchmarks.record import Record, read
+from benchmarks.record import read
 
 ROOT = Path(__file__).resolve().parent.parent
 HERE = Path(__file__).resolve().parent
@@ -55,7 +55,8 @@ def main(
             records = read(from_path)
         else:
             chosen_json = json_path or (folder / "bench-quick.jsonl" if quick else HERE / "results.jsonl")
-            records = _measure(quick, only, chosen, chosen_json, folder, console)
+            _measure(quick, only, chosen, chosen_json, folder, console)
+            records = read(chosen_json)
         results_path.write_text(results.write(records))
     except ValueError as error:
         raise click.ClickException(str(error)) from error
@@ -66,7 +67,7 @@ def main(
 
 def _measure(
     quick: bool, only: tuple[str, ...], chosen: dict[str, Any], json_path: Path, folder: Path, console: Console
-) -> list[Record]:
+) -> None:
     from benchmarks.command import Part, run
     from benchmarks.finish import Stuck
     from benchmarks.plan import FULL, QUICK
@@ -78,7 +79,7 @@ def _measure(
         signal.signal(number, _interrupt)
     try:
         parts = frozenset(Part(name) for name in only or PARTS)
-        return run(plan, parts=parts, folder=folder, json_path=json_path, console=console).all
+        run(plan, parts=parts, folder=folder, json_path=json_path, console=console)
     except (ConfigurationError, Stuck, TookTooLong) as error:
         console.print(f"The measurement could not be made: {error}", style="red", highlight=False, soft_wrap=True)
         console.print(f"What was measured until then is in {json_path}.", highlight=False, soft_wrap=True)

@@ -4,7 +4,7 @@ import os
 
 from celery import signals
 
-from benchmarks.application import CACHE_VARIABLE, DATABASE_VARIABLE, MARKS_VARIABLE, make
+from benchmarks.application import CACHE_VARIABLE, DATABASE_VARIABLE, MARKS_VARIABLE, NO_ACKS_VARIABLE, make
 from benchmarks.finish import mark
 from saga.engine.crashpoints import Point, arm
 
@@ -13,6 +13,7 @@ app = make(
     database=os.environ[DATABASE_VARIABLE],
     broker=os.environ["CELERY_BROKER_URL"],
     cache_runs=int(_cache_runs) if _cache_runs else None,
+    acks=not os.environ.get(NO_ACKS_VARIABLE),
 )
 
 

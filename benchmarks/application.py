@@ -22,12 +22,16 @@ CACHE_VARIABLE = "BENCH_CACHE_RUNS"
 DATABASE_VARIABLE = "BENCH_DATABASE_URL"
 #: What is marked on the finish line: only ends (default), or `hops`.
 MARKS_VARIABLE = "BENCH_MARKS"
+#: Set where kombu shall not emulate acknowledgements.
+NO_ACKS_VARIABLE = "BENCH_NO_ACKS"
 
 
-def make(*, database: str, broker: str, cache_runs: int | None = None) -> Celery:
+def make(*, database: str, broker: str, cache_runs: int | None = None, acks: bool = True) -> Celery:
     """Make the application, and make it the current one."""
     app = Celery("benchmarks", broker=broker)
     app.conf.update(SETTINGS)
+    if not acks:
+        app.conf.broker_transport_options = {"ack_emulation": False}
     install(app, database=database)
     if cache_runs is not None:
         app.conf.saga_cache_runs = cache_runs

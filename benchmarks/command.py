@@ -29,7 +29,7 @@ class Part(StrEnum):
     PROFILE = "profile"
 
 
-def run(plan: Plan, *, parts: frozenset[Part], folder: Path, json_path: Path, console: Console) -> Records:
+def run(plan: Plan, *, parts: frozenset[Part], folder: Path, json_path: Path, console: Console) -> None:
     """Measure every chosen part, each record written as soon as it is there.
 
     Raises:
@@ -51,7 +51,6 @@ def run(plan: Plan, *, parts: frozenset[Part], folder: Path, json_path: Path, co
         for part, measure in measures.items():
             if part in parts:
                 measure(ground, plan, records, console)
-        return records
 
 
 def _four(ground: Ground, plan: Plan, records: Records, console: Console) -> None:

@@ -82,7 +82,7 @@ def measure(
     Raises:
         Stuck: sagas do not end.
     """
-    with open_fleet(ground) as fleet:
+    with open_fleet(ground, acks=system.acks) as fleet:
         for _ in range(system.coordinators):
             fleet.start_coordinator()
         fleet.start_workers(choice, events=events)

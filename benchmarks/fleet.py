@@ -18,7 +18,14 @@ import psutil
 import redis
 from celery import Celery
 
-from benchmarks.application import CACHE_VARIABLE, DATABASE_VARIABLE, MARKS_VARIABLE, close, make
+from benchmarks.application import (
+    CACHE_VARIABLE,
+    DATABASE_VARIABLE,
+    MARKS_VARIABLE,
+    NO_ACKS_VARIABLE,
+    close,
+    make,
+)
 from benchmarks.finish import VARIABLE, FinishLine
 from demo_shop.processes import Child, Supervisor
 from saga.cli import embedded
@@ -141,7 +148,9 @@ class Fleet:
 
 
 @contextlib.contextmanager
-def open_fleet(ground: Ground, *, marks: str = "ends", cache_runs: int | None = None) -> Iterator[Fleet]:
+def open_fleet(
+    ground: Ground, *, marks: str = "ends", cache_runs: int | None = None, acks: bool = True
+) -> Iterator[Fleet]:
     """Make a fresh database and an empty broker; at the end kill what was started on them, and drop the database."""
     number = next(_numbers)
     name = f"bench_{number}"
@@ -160,6 +169,7 @@ def open_fleet(ground: Ground, *, marks: str = "ends", cache_runs: int | None = 
             MARKS_VARIABLE: marks,
             VARIABLE: str(line.path),
             CACHE_VARIABLE: "" if cache_runs is None else str(cache_runs),
+            NO_ACKS_VARIABLE: "" if acks else "1",
         }
         fleet = Fleet(ground, app, database, line, environment)
         line.ended = fleet.ended

@@ -54,6 +54,8 @@ def _against_chain(plain: list[Record], chain_best: str) -> list[Goal]:
     # Of a pair with the same workers the latency is the fairest: it depends on the pool.
     slower = _ratios(plain, chain_best, chain_best, _latency)
     wanted = f"≥ {THROUGHPUT_MIN}"
+    unacked = _ratios(plain, chain_best, chain_best, _throughput, ours="saga_no_acks")
+    unacked_latency = _ratios(plain, chain_best, chain_best, _latency, ours="saga_no_acks")
     return [
         Goal(f"throughput, of the chain's, both with {chain_best}", wanted, *_judged(same, at_least=THROUGHPUT_MIN)),
         Goal(
@@ -65,6 +67,18 @@ def _against_chain(plain: list[Record], chain_best: str) -> list[Goal]:
             f"idle p50, of the chain's, both with {chain_best}",
             f"≤ {LATENCY_MAX}",
             *_judged(slower, at_most=LATENCY_MAX),
+        ),
+        Goal(
+            f"the same throughput, ours without ack emulation ({chain_best})",
+            "-",
+            _judged(unacked, at_least=0)[0],
+            None,
+        ),
+        Goal(
+            f"the same idle p50, ours without ack emulation ({chain_best})",
+            "-",
+            _judged(unacked_latency, at_least=0)[0],
+            None,
         ),
     ]
 
@@ -109,16 +123,23 @@ def _best(plain: list[Record], system: str) -> str | None:
 
 
 def _ratios(
-    records: list[Record], saga_choice: str, chain_choice: str, value: Callable[[Record], float]
+    records: list[Record],
+    saga_choice: str,
+    chain_choice: str,
+    value: Callable[[Record], float],
+    *,
+    ours: str = "saga",
 ) -> list[float]:
     """Return this engine's value over the chain's, for each round that has both."""
-    ours = {r.round: value(r) for r in records if r.system == "saga" and r.choice == saga_choice}
+    mine = {r.round: value(r) for r in records if r.system == ours and r.choice == saga_choice}
     theirs = {r.round: value(r) for r in records if r.system == "chain" and r.choice == chain_choice}
-    return [ours[number] / theirs[number] for number in sorted(ours.keys() & theirs.keys())]
+    return [mine[number] / theirs[number] for number in sorted(mine.keys() & theirs.keys())]
 
 
 def _judged(ratios: list[float], *, at_least: float | None = None, at_most: float | None = None) -> tuple[str, bool]:
     """Return the median with its spread, and whether it is enough."""
+    if not ratios:
+        return "not measured", False
     middle = statistics.median(ratios)
     reached = (at_least is None or middle >= at_least) and (at_most is None or middle <= at_most)
     return f"{middle:.2f} ({min(ratios):.2f} to {max(ratios):.2f})", reached

@@ -39,12 +39,11 @@ class Record:
 
 
 class Records:
-    """Collects records and writes each at once, so that an interrupted command has what it measured."""
+    """Writes each record at once, so that an interrupted command has what it measured."""
 
     def __init__(self, path: Path, *, settings: dict[str, Any], versions: dict[str, str]) -> None:
         """Begin a new file."""
         self.path = path
-        self.all: list[Record] = []
         self._settings = settings
         self._versions = versions
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,13 +57,11 @@ class Records:
         choice: str = "-",
         round: int = 0,  # noqa: A002
         **values: Any,
-    ) -> Record:
+    ) -> None:
         """Write one record, with the load that other people put on the machine meanwhile."""
         record = Record(measurement, system, choice, round, self._settings, values, self._versions, machine())
-        self.all.append(record)
         with self.path.open("a") as file:
             file.write(json.dumps(asdict(record)) + "\n")
-        return record
 
 
 def read(path: Path) -> list[Record]:

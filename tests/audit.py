@@ -42,6 +42,12 @@ END $$;
 CREATE TRIGGER bear_witness AFTER INSERT ON saga.event FOR EACH ROW EXECUTE FUNCTION public.bear_witness();
 """
 
+#: Counts what is under way: arrivals, attempts, and runs that are neither ended nor stalled.
+OPEN = """
+SELECT (SELECT count(*) FROM saga.inbox) + (SELECT count(*) FROM saga.task) + (SELECT count(*) FROM saga.run
+WHERE status NOT IN ('completed', 'compensated', 'terminated', 'stalled'))
+"""
+
 #: Statuses that a run may be found in, with what explains it.
 Stalls = Mapping[str, StallReason]
 
@@ -292,9 +298,10 @@ class Audit:
         return landed, unknown & actions
 
     def _compensated(self, run: Run, action: Event) -> bool:
-        undo = token_of(run.row["id"], action.key or "", Direction.COMPENSATION)
-        kinds = (EventKind.STEP_SUCCEEDED, EventKind.RESOLVED)
-        return any(event.token == undo or event.kind is EventKind.RESOLVED for event in run.of_kind(*kinds))
+        undos = {event.token for event in run.of_kind(EventKind.COMPENSATION_SCHEDULED) if event.key == action.key}
+        done = {event.token for event in run.of_kind(EventKind.STEP_SUCCEEDED)}
+        resolved = any(event.key == action.key for event in run.of_kind(EventKind.RESOLVED))
+        return resolved or (bool(undos) and undos <= done)
 
     def _taken_back(self, run: Run, action: Event) -> bool:
         kinds = (EventKind.STEP_DISCARDED, EventKind.STEP_GAVE_UP)
@@ -315,11 +322,11 @@ class Audit:
         began = {event.key or "": event for event in run.of_kind(EventKind.ACTION_SCHEDULED)}
         ended = self._ended(run)
         undone: dict[str, int] = {}
-        keys = {token_of(run.row["id"], key, Direction.COMPENSATION): key for key in began}
+        keys = {event.token: event.key for event in run.of_kind(EventKind.COMPENSATION_SCHEDULED)}
         for event in run.of_kind(EventKind.STEP_SUCCEEDED, EventKind.RESOLVED):
-            key = event.key if event.kind is EventKind.RESOLVED else keys.get(event.token or run.row["id"])
-            if key is not None:
-                undone.setdefault(key, event.seq)
+            occurrence = event.key if event.kind is EventKind.RESOLVED else keys.get(event.token)
+            if occurrence is not None:
+                undone.setdefault(occurrence, event.seq)
         for older, undo_seq in first_undo.items():
             for newer in first_undo:
                 # Newer began after older had ended: it must be gone before older is touched.
@@ -401,15 +408,6 @@ class Audit:
             rows = [str(row[0]) for row in self._connection.execute(query.encode())]
             if rows:
                 self._found("I25", what, f"{len(rows)} left: {rows[:3]}")
-
-
-def quiet(connection: psycopg.Connection[Any]) -> bool:
-    """Say whether nothing is under way: no arrival, no attempt, no run that is neither ended nor stalled."""
-    row = connection.execute(
-        "SELECT (SELECT count(*) FROM saga.inbox) + (SELECT count(*) FROM saga.task) + (SELECT count(*) FROM saga.run "
-        "WHERE status NOT IN ('completed', 'compensated', 'terminated', 'stalled'))"
-    ).fetchone()
-    return row is not None and row[0] == 0
 
 
 def caught(violations: Iterable[Violation]) -> list[str]:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS entry (
@@ -107,7 +108,7 @@ class Ledger:
                 "SELECT id, kind, pid, run, step, direction, token, action, attempt, given, honours "
                 "FROM entry ORDER BY id"
             ).fetchall()
-        found = [Entry(row[0], Kind(row[1]), Call(*row[3:10], bool(row[10])), row[2]) for row in rows]
+        found = [Entry(row[0], Kind(row[1]), _call_of(row), row[2]) for row in rows]
         return [
             entry
             for entry in found
@@ -122,6 +123,11 @@ class Ledger:
             yield connection
         finally:
             connection.close()
+
+
+def _call_of(row: tuple[Any, ...]) -> Call:
+    run, step, direction, token, action, attempt, given, honours = row[3:]
+    return Call(run, step, direction, token, action, attempt, given, bool(honours))
 
 
 def _write(connection: sqlite3.Connection, kind: Kind, call: Call) -> None:

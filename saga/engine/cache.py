@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
 from saga.core.execution import Blocked, Execution
 from saga.engine.alarm import deadline
+from saga.engine.records import RunRow
 
 log = logging.getLogger("saga.coordinator")
 
@@ -29,8 +30,30 @@ class CachedRun:
     version: int
     head: int
     digest: bytes
+    input_digest: bytes
     started_at: datetime
     stall: str | None = None  #: JSON text of the last stall
+
+    def row(self, build: str) -> RunRow:
+        """Return the run's row as this memory has it; if the database has moved on, the commit finds out."""
+        execution = self.execution
+        cause, reason = execution.state.cause, execution.stall_reason
+        return RunRow(
+            id=execution.run,
+            saga=self.saga,
+            key=self.key,
+            shard=self.shard,
+            version=self.version,
+            build=build,
+            status=execution.status.value,
+            reason=reason.value if reason else None,
+            cause=cause.value if cause else None,
+            head=self.head,
+            digest=self.digest,
+            input_digest=self.input_digest,
+            started_at=self.started_at,
+            ended_at=None,
+        )
 
 
 class Cache:
@@ -44,8 +67,12 @@ class Cache:
     def __len__(self) -> int:
         return len(self._runs)
 
-    def __iter__(self) -> Iterator[UUID]:
-        return iter(self._runs)
+    def __contains__(self, run: object) -> bool:
+        return run in self._runs
+
+    def rows(self, runs: Iterable[UUID], build: str) -> dict[UUID, RunRow]:
+        """Return the rows of those of the runs that are in memory."""
+        return {run: self._runs[run].row(build) for run in runs if run in self._runs}
 
     def get(self, run: UUID, head: int) -> CachedRun | None:
         """Return a run as of this head; one that stands elsewhere is evicted."""

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import FrameType
 from uuid import UUID, uuid4
@@ -47,7 +48,7 @@ log = logging.getLogger("saga.coordinator")
 
 #: Seconds between two looks at what is mine, and the longest sleep.
 OWN_SECONDS = 1.0
-#: With so many attempts out, a turn of fewer than LINGER_ARRIVALS waits for a fuller batch: for so long for each attempt
+#: With so many attempts out, a turn of fewer than LINGER_ARRIVALS waits for a fuller batch: so long for each attempt
 #: that is out, so that workers never run dry meanwhile, and at most LINGER_SECONDS_MAX.
 LINGER_OUTSTANDING = 24
 LINGER_ARRIVALS = 64
@@ -57,8 +58,9 @@ LINGER_SECONDS_MAX = 0.05
 QUIET_ARRIVALS = 4
 #: Seconds between two tries to lie down while a sender is in flight: the first, and the longest.
 RESTLESS_SECONDS = (0.005, 0.1)
-#: Times that a run may be tried alone and its coordinator die, before the run is stalled.
-STRIKES_MAX = 2
+#: What a shard's `strikes` say: its last owner died; or the one before it too, and its runs are tried one at a time.
+WARNED = 1
+TRIED_ALONE = 2
 
 #: Stalls that another build may get going again.
 _NEW_BUILD_HELPS = (StallReason.NO_DEFINITION, StallReason.REPLAY_MISMATCH)
@@ -91,8 +93,12 @@ class Coordinator:
         self._bell: Doorbell | None = None
         self._bell_connection: Connection | None = None
         self._asleep = False
+        self._rung: frozenset[int] = frozenset()  #: shards that rang while the bells were held
         self._shards: dict[int, OwnedShard] = {}
-        self._careful: set[int] = set()
+        self._careful: dict[
+            int, UUID | None
+        ] = {}  #: shards whose last two owners died, with the run that was suspected
+        self._warned: set[int] = set()  #: shards whose last owner died
         self._owned_at = 0.0
         self._moved = 0
         self._outstanding = 0
@@ -205,6 +211,7 @@ class Coordinator:
                     connection.close()
         self._connection = self._bell_connection = self._bell = None
         self._asleep = False
+        self._rung = frozenset()
         self._floors.forget()
         self._owned_at = 0.0
 
@@ -223,8 +230,9 @@ class Coordinator:
         if self._careful and (taken.arrivals or taken.timers):
             progress = self._turn_carefully(taken)
         else:
-            self._careful.clear()
             progress = self._turn(taken)
+            if not taken.more and not self._left:
+                self._acquit(self._careful.keys() | self._warned)
         if progress and (taken.more or self._left):
             return
         if progress and self._outstanding >= LINGER_OUTSTANDING and len(taken.arrivals) < LINGER_ARRIVALS:
@@ -238,14 +246,21 @@ class Coordinator:
 
     def _take(self) -> Taken:
         per_shard = max(4, 2 * self._arrivals_max // max(len(self._shards), 1))
+        # While the bells are held, every arrival rings: then only the shards that rang are looked at, and in full.
+        rung, self._rung = self._rung & self._shards.keys(), frozenset()
+        if self._until_timer() <= 0:
+            rung = frozenset()
         taken = self._turning.take(
             self._turn_connection(),
-            sorted(self._shards),
+            sorted(rung or self._shards),
             limit_per_shard=per_shard,
             timers_limit=per_shard,
             starts=self._publisher.has_room,
-            floors=self._floors.current(),
+            floors=None if rung else self._floors.current(),
+            known=self._cache,
         )
+        concerned = {arrival.run for arrival in taken.arrivals if arrival.run} | {timer.run for timer in taken.timers}
+        taken = replace(taken, runs={**taken.runs, **self._cache.rows(concerned, self._build)})
         self._postgres_at, self._read_at = taken.now, time.monotonic()
         return taken
 
@@ -348,14 +363,19 @@ class Coordinator:
         came = owned.keys() - self._shards.keys()
         self._shards = owned
         self._owned_at = time.monotonic()
+        self._rung = frozenset()
         if changed:
             log.info("owns %d shards", len(owned))
             self._cache.evict_shards(changed)
             self._floors.forget()
             self._awake()
         for shard in owned.values():
-            if shard.id in came and (shard.republish_from is not None or shard.suspect is not None):
-                self._careful.add(shard.id)
+            if shard.id in came and shard.strikes > 0:
+                self._careful[shard.id] = shard.suspect
+            elif shard.id in came and shard.republish_from is not None:
+                # Its owner died. If the first turns here are what killed it, the next heir shall take them singly.
+                self._membership.set_suspect(connection, self.me, shard.id, None, WARNED)
+                self._warned.add(shard.id)
             if shard.id in came and shard.republish_from is not None:
                 self._republish(connection, shard)
         if came:
@@ -388,33 +408,30 @@ class Coordinator:
             )
 
     def _turn_carefully(self, taken: Taken) -> bool:
-        """After an unclean death take one run at a time, written down before it is tried: it may be what killed."""
+        """After two unclean deaths take one run at a time, written down before it is tried: it may be what killed."""
         progress = False
         row_shards = {row.id: row.shard for row in taken.runs.values()}
         starts = {a.run: a.shard for a in taken.arrivals if a.kind == EventKind.RUN_STARTED and a.run is not None}
         for run, shard_id in {**starts, **row_shards}.items():
-            shard = self._shards.get(shard_id)
-            if shard is None or shard_id not in self._careful:
+            if shard_id not in self._careful:
                 progress |= self._turn(taken, only=run)
                 continue
-            strikes = shard.strikes + 1 if shard.suspect == run else 1
-            connection = self._turn_connection()
-            if strikes > STRIKES_MAX:
-                log.error("run %s killed %d coordinators and is stalled", run, shard.strikes)
-                message = f"its coordinator died {shard.strikes} times while it was tried alone"
-                self._commit(self._turns.stall(taken, run, StallReason.SAGA_BUG, message), taken)
-                strikes, tried = 0, None
-            else:
-                tried = run
-            self._membership.set_suspect(connection, self.me, shard_id, tried, strikes)
-            if tried is not None:
-                progress |= self._turn(taken, only=run)
-        connection = self._turn_connection()
-        for shard_id in self._careful & self._shards.keys():
-            self._membership.set_suspect(connection, self.me, shard_id, None, 0)
-        if not taken.more:
-            self._careful.clear()
+            if self._careful[shard_id] == run:
+                log.error("run %s killed the coordinator that tried it alone and is stalled", run)
+                self._careful[shard_id] = None
+                message = "its coordinator died while it was tried alone, after two others had died on its shard"
+                progress |= self._commit(self._turns.stall(taken, run, StallReason.SAGA_BUG, message), taken)
+                continue
+            self._membership.set_suspect(self._turn_connection(), self.me, shard_id, run, TRIED_ALONE)
+            progress |= self._turn(taken, only=run)
         return progress
+
+    def _acquit(self, shards: set[int]) -> None:
+        """Clear shards whose first turns killed nobody."""
+        for shard_id in shards & self._shards.keys():
+            self._membership.set_suspect(self._turn_connection(), self.me, shard_id, None, 0)
+        self._careful.clear()
+        self._warned.clear()
 
     # -- sleeping --------------------------------------------------------------------------------------------------
 
@@ -437,6 +454,7 @@ class Coordinator:
             return  # one look at the inbox with the bells held, then sleep
         seconds = max(min(OWN_SECONDS, self._until_timer()), 0.0)
         rings = bell.wait(seconds, descriptors=[self._ring_read])
+        self._rung = rings.shards
         if rings.members:
             self._upkeep.now()
         if rings.descriptors:

@@ -39,6 +39,7 @@ class Installation:
         self.app = app
         self.codec = JsonCodec()
         self.definitions = Definitions(self.codec)
+        self._schema: str | None = None
         self._database: Database | None = None
         self._reading: Reading | None = None
         self._sending: Sending | None = None
@@ -47,7 +48,9 @@ class Installation:
     @property
     def schema(self) -> str:
         """The schema that holds the tables; one per application."""
-        return str(self.app.conf.saga_schema)
+        if self._schema is None:
+            self._schema = str(self.app.conf.saga_schema)
+        return self._schema
 
     @property
     def database(self) -> Database:

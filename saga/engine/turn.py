@@ -130,14 +130,8 @@ class Turns:
         work = self._works(taken, Prepared())[run]
         log = self._logs([run]).get(run, []) if work.row is not None else []
         cached = self._load(work, taken.now, log, fold_only=True)
-        if cached is None or not work.arrivals:
-            return prepared
-        arrival = work.arrivals[0]
-        cached.execution.suspend(_input(arrival), taken.now, reason, message)
-        prepared.taken.append(arrival)
-        prepared.batch.taken.append(arrival.id)
-        self._write(work, cached, taken.now, prepared, set(), _start_of(work))
-        self._cache.let_go(cached.execution)
+        if cached is not None:
+            self._suspend(work, cached, taken.now, prepared, reason, message)
         return prepared
 
     # -- gathering -------------------------------------------------------------------------------------------------
@@ -196,9 +190,7 @@ class Turns:
 
     def _turn(self, work: _Work, now: datetime, log: Log, prepared: Prepared) -> None:
         if work.row is not None and work.row.ended_at is not None:
-            for arrival in work.arrivals:
-                self._drop(arrival, prepared, work.run)
-            prepared.batch.timers_gone.extend((timer.run, timer.name) for timer in work.timers)
+            self._close(work, prepared)
             return
         try:
             with deadline(self._seconds):
@@ -208,10 +200,9 @@ class Turns:
             self._cache.evict([work.run])
             log = log or self._logs([work.run]).get(work.run, [])
             loaded = self._load(work, now, log, fold_only=True)
-            if loaded is None or not work.arrivals:
-                return
-            cached, fed, fired = loaded, work.arrivals[:1], set()
-            cached.execution.suspend(_input(fed[0]), now, StallReason.SAGA_BUG, str(blocked))
+            if loaded is not None:
+                self._suspend(work, loaded, now, prepared, StallReason.SAGA_BUG, str(blocked))
+            return
         if cached is None:
             return
         prepared.taken.extend(fed)
@@ -223,6 +214,37 @@ class Turns:
             self._cache.let_go(execution)
         else:
             self._cache.put(work.run, cached)
+
+    def _close(self, work: _Work, prepared: Prepared) -> None:
+        """Take what comes after a run's end: an incident each, unless it tells again what the log has."""
+        late = any(arrival.kind == EventKind.OUTCOME_LATE for arrival in work.arrivals)
+        log = self._logs([work.run]).get(work.run, []) if late else []
+        # A lost delivery is named in the log too, but nobody has heard its own word yet.
+        told = {event.claimant for event, _ in log if event.kind is not EventKind.STEP_LOST}
+        for arrival in work.arrivals:
+            if arrival.kind == EventKind.OUTCOME_LATE and arrival.claimant in told:
+                prepared.taken.append(arrival)
+                prepared.batch.taken.append(arrival.id)
+            else:
+                self._drop(arrival, prepared, work.run)
+        prepared.batch.timers_gone.extend((timer.run, timer.name) for timer in work.timers)
+
+    def _suspend(
+        self, work: _Work, cached: CachedRun, now: datetime, prepared: Prepared, reason: StallReason, message: str
+    ) -> None:
+        """Stall a run at the first thing that it has to take, an arrival or a timer: that waits in its log."""
+        fired: set[str] = set()
+        waiting = [arrival for arrival in work.arrivals if arrival not in prepared.taken]
+        if waiting:
+            cached.execution.suspend(_input(waiting[0]), now, reason, message)
+            prepared.taken.append(waiting[0])
+            prepared.batch.taken.append(waiting[0].id)
+        elif work.timers:
+            fired.add(work.timers[0].name)
+            timer = Input(EventKind.TIMER_FIRED, now, key=work.timers[0].name)
+            cached.execution.suspend(timer, now, reason, message)
+        self._write(work, cached, now, prepared, fired, _start_of(work))
+        self._cache.let_go(cached.execution)
 
     def _feed(
         self, work: _Work, now: datetime, log: Log, prepared: Prepared
@@ -285,14 +307,26 @@ class Turns:
             version = int(json.loads(start.payload or "{}")["version"])
             definition = self._definitions.find(start.saga, version)
             execution = Execution(work.run, start.key, definition, codec, fold_only=fold_only)
-            return CachedRun(execution, start.saga, start.key, start.shard, version, 0, b"", now)
+            return CachedRun(
+                execution, start.saga, start.key, start.shard, version, 0, b"", _digest(_given(start)), now
+            )
         cached = None if fold_only else self._cache.get(work.run, row.head)
         if cached is not None:
             return cached
         definition = self._definitions.find(row.saga, row.version)
         execution = Execution(work.run, row.key, definition, codec, fold_only=fold_only)
         execution.replay(event for event, _ in log)
-        return CachedRun(execution, row.saga, row.key, row.shard, row.version, row.head, row.digest, row.started_at)
+        return CachedRun(
+            execution,
+            row.saga,
+            row.key,
+            row.shard,
+            row.version,
+            row.head,
+            row.digest,
+            row.input_digest,
+            row.started_at,
+        )
 
     # -- writing ---------------------------------------------------------------------------------------------------
 
@@ -325,7 +359,6 @@ class Turns:
         cause = state.cause.value if state.cause is not None else None
         if work.row is None:
             assert start is not None
-            given = _given(start)
             batch.runs.append(
                 NewRun(
                     id=work.run,
@@ -339,8 +372,8 @@ class Turns:
                     cause=cause,
                     head=head,
                     digest=digest,
-                    input_digest=_digest(given),
-                    input=given,
+                    input_digest=cached.input_digest,
+                    input=_given(start),
                     result=state.result,
                     failure=failure,
                     started_at=now,

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
 import psycopg
-from celery.exceptions import Ignore, Retry, SoftTimeLimitExceeded
+from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 from sqlalchemy.exc import DBAPIError
 
 from saga.core.current import Attempt, attempt_now
@@ -91,6 +91,7 @@ def perform(installation: Installation, task: str, token: UUID, run: str, number
 
     Raises:
         Ignore: another delivery has it, or it is over.
+        Reject: Postgres did not answer; the message is to be delivered again.
         Retry: the outcome is recorded and another attempt may follow; Celery shows it as RETRY, and sends nothing.
         Exception: the outcome is recorded; Celery shows the task as failed.
     """
@@ -99,9 +100,16 @@ def perform(installation: Installation, task: str, token: UUID, run: str, number
     claimant = uuid4()
     working = installation.working
     durable = not (step.transactional and direction is not Direction.PROBE)
-    claim = _until_answered(
-        installation, lambda connection: working.claim(connection, token, number, claimant, durable=durable)
-    )
+    try:
+        claim = _until_answered(
+            installation,
+            lambda connection: working.claim(connection, token, number, claimant, durable=durable),
+            cut_off=SoftTimeLimitExceeded,
+        )
+    except SoftTimeLimitExceeded:
+        # The hard limit would end this process and acknowledge a message that nobody has claimed.
+        log.warning("attempt %s of %s for %s goes back to its queue: Postgres does not answer", number, task, run)
+        raise Reject(requeue=True) from None
     if claim is None:
         log.info("dropped a message: attempt %s of %s for %s is done, fenced or another's", number, task, run)
         raise Ignore
@@ -204,17 +212,33 @@ def _show(step: AnyStep, direction: Direction, number: int, ended: Ended) -> Non
     raise error
 
 
-def _until_answered(installation: Installation, ask: Callable[[Connection], T]) -> T:
-    """Ask Postgres until there is an answer: without one nothing may run, and nothing may be acknowledged."""
+class _Never(BaseException):
+    """Raised by nobody."""
+
+
+def _until_answered(
+    installation: Installation, ask: Callable[[Connection], T], *, cut_off: type[BaseException] = _Never
+) -> T:
+    """Ask Postgres until there is an answer: without one nothing may run, and nothing may be acknowledged.
+
+    Only `cut_off` ends it, wherever it strikes; a soft time limit otherwise is one more reason to ask again.
+    """
     pause = RETRY_SECONDS[0]
     while True:
         try:
-            return ask(_connection(installation))
-        except (psycopg.OperationalError, psycopg.InterfaceError, CommitUnknown, SoftTimeLimitExceeded) as error:
-            log.warning("no answer from Postgres (%s); asking again in %.2f s", type(error).__name__, pause)
+            try:
+                return ask(_connection(installation))
+            except (psycopg.OperationalError, psycopg.InterfaceError, CommitUnknown) as error:
+                log.warning("no answer from Postgres (%s); asking again in %.2f s", type(error).__name__, pause)
+                disconnect(installation)
+                time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads reconnects, no secret
+                pause = min(pause * 2, RETRY_SECONDS[1])
+        except cut_off:
             disconnect(installation)
-            time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads reconnects, no secret
-            pause = min(pause * 2, RETRY_SECONDS[1])
+            raise
+        except SoftTimeLimitExceeded:
+            log.warning("the soft time limit struck while Postgres was asked; asking again")
+            disconnect(installation)
 
 
 def _connection(installation: Installation) -> Connection:

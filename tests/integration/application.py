@@ -17,7 +17,7 @@ from pathlib import Path
 from celery import Celery
 from sqlalchemy import text
 
-from saga import Abort, Context, Retry, StepFailed, current, install, saga, step
+from saga import Abort, Context, Retry, RetryLater, StepFailed, current, install, saga, step
 from saga.core.errors import SagaError
 from tests.arming import Armoury
 from tests.ledger import Call, Ledger
@@ -54,7 +54,7 @@ def pass_gate(name: str) -> None:
         time.sleep(0.01)
 
 
-def _call(name: str, direction: str, given: object = "") -> Call:
+def _call(name: str, direction: str, given: object = "", *, honours: bool = True) -> Call:
     return Call(
         current.run,
         name,
@@ -63,14 +63,15 @@ def _call(name: str, direction: str, given: object = "") -> Call:
         current.action_token,
         current.attempt,
         json.dumps(given, default=str),
+        honours,
     )
 
 
 def act(name: str, order: Order, given: object = "") -> str:
     """Do an action as the order's mood for it says."""
     ledger = Ledger(folder() / "ledger.sqlite")
-    call = _call(name, "action", given)
     mood = order.moods.get(name, "")
+    call = _call(name, "action", given, honours=mood != "forgetful")
     ledger.attempted(call)
     if mood == "abort" or (mood == "abort_later" and call.attempt > 1):
         raise Abort(f"{name} is not to be had")
@@ -78,6 +79,10 @@ def act(name: str, order: Order, given: object = "") -> str:
         raise RuntimeError(f"{name} broke before it did anything")
     if mood.startswith("gate:") and call.attempt == 1:
         pass_gate(mood.removeprefix("gate:"))
+    if mood.startswith("later:") and call.attempt == 1:
+        raise RetryLater(after=float(mood.removeprefix("later:")))
+    if mood == "slow":
+        time.sleep(0.05)
     if mood == "crash":
         os.kill(os.getpid(), signal.SIGKILL)
     if not ledger.apply(call):
@@ -92,7 +97,7 @@ def act(name: str, order: Order, given: object = "") -> str:
 def undo(name: str, order: Order, given: object = "") -> None:
     """Undo an action as the order's mood for that says."""
     ledger = Ledger(folder() / "ledger.sqlite")
-    call = _call(name, "compensation", given)
+    call = _call(name, "compensation", given, honours=order.moods.get(name) != "forgetful")
     mood = order.moods.get(f"undo_{name}", "")
     ledger.attempted(call)
     if mood == "abort":
@@ -264,6 +269,15 @@ def straying(ctx: Context, order: Order) -> str:
     return ctx.run(stray, order)
 
 
+@saga("racing")
+def racing(ctx: Context, order: Order) -> str:
+    """Two at once of which the first counts, then one more."""
+    seat, told = ctx.start(reserve, order), ctx.start(crawl, order)
+    winner = ctx.first(seat, told)
+    ctx.run(confirm, order)
+    return "seat" if winner is seat else "told"
+
+
 @saga("ledgered")
 def ledgered(ctx: Context, order: Order) -> str:
     """A transactional step, then one that may fail."""
@@ -298,6 +312,8 @@ def clinging(ctx: Context, order: Order) -> str:
 @saga("blocking")
 def blocking(ctx: Context, order: Order) -> str:
     """A function that does what it must not: it blocks, loops, or takes its process with it."""
+    if (folder() / "poisoned").exists() and order.moods.get("function") == "exit_in_replay":
+        os._exit(7)
     seat = ctx.run(reserve, order)
     match order.moods.get("function"):
         case "sleep":

@@ -27,6 +27,7 @@ SAGAS = {
         application.patient,
         application.drifting,
         application.straying,
+        application.racing,
         application.ledgered,
     )
 }

@@ -31,7 +31,7 @@ from saga.engine.client import Handle, start_run
 from saga.engine.installation import DEFAULTS, Installation
 from saga.engine.store.connect import connect
 from tests.arming import Armed, Armoury, Victim
-from tests.audit import WITNESS, Audit, Violation, quiet
+from tests.audit import OPEN, WITNESS, Audit, Violation
 from tests.integration.application import FOLDER_VARIABLE, Order
 from tests.ledger import Kind, Ledger
 
@@ -322,7 +322,7 @@ class Fleet:
     def audit(self, definitions: Mapping[tuple[str, int], SagaDefinition]) -> None:
         """Wait until all is quiet, and fail on any invariant that does not hold."""
         self.armoury.disarm()
-        self.until(lambda: quiet(self.owner), "all is quiet")
+        self.until(lambda: self.count(OPEN) == 0, "all is quiet")
         found = Audit(
             self.owner,
             self.ledger.entries(),

@@ -107,6 +107,21 @@ def test_a_poison_run_does_not_kill_heir_after_heir(bare_fleet: Fleet) -> None:
     assert 1 <= len(deaths) <= 3
 
 
+def test_a_run_that_kills_its_coordinator_when_a_timer_fires_is_stalled_too(bare_fleet: Fleet) -> None:
+    fleet = bare_fleet
+    coordinators = [fleet.coordinator("c1"), fleet.coordinator("c2")]
+    fleet.worker("w1")
+    fleet.until_ready()
+    poison = fleet.start(blocking, "poison-timer", function="exit_in_replay", reserve="later:1.5")
+    fleet.until(lambda: fleet.count("SELECT count(*) FROM saga.timer") == 1, "its retry waits")
+    (fleet.folder / "poisoned").touch()
+    fleet.kill(*coordinators)
+
+    fleet.stalls_as(poison, StallReason.SAGA_BUG, seconds=30)
+
+    assert len([code for node in coordinators for code in node.exits if code == 7]) <= 3
+
+
 def test_f27_a_new_build_retries_what_the_old_one_could_not_run(bare_fleet: Fleet) -> None:
     fleet = bare_fleet
     old = fleet.coordinator("old", **{BUILD_VARIABLE: "old"})

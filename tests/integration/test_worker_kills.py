@@ -115,7 +115,7 @@ def test_f12_a_late_effect_is_undone_again_with_what_it_left(audited: Fleet) -> 
 
     history = audited.ends(handle, Status.COMPENSATED)
     undos = [e for e in history if e.kind is EventKind.COMPENSATION_SCHEDULED and e.key == "application.stray#1"]
-    assert [e.attempt for e in undos] == [1, 2]
+    assert len({e.token for e in undos}) == len(undos) == 2
     last = audited.ledger.entries(run=handle.address, step="stray", kind=Kind.ATTEMPTED)[-1]
     assert last.call.given.startswith('"stray:')
 

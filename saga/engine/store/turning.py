@@ -5,7 +5,7 @@ It holds no lock while it returns, and knows nothing of definitions or decisions
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -130,12 +130,13 @@ class Turning:
         timers_limit: int,
         starts: bool,
         floors: Mapping[tuple[int, int], int] | None = None,
+        known: Container[UUID] = (),
     ) -> Taken:
         """P7: read what arrived at the shards and which timers are due, without a lock, then the runs they concern.
 
         The limits hold for each shard, that of arrivals for each lane too; `starts=False` leaves starts where they are.
-        `floors` is what `Floors.current` says. Nothing is deleted: the commit does it, and finds out whether somebody
-        else did.
+        `floors` is what `Floors.current` says. The rows of `known` runs are not read: the commit compares their heads.
+        Nothing is deleted: the commit does it, and finds out whether somebody else did.
 
         Raises:
             psycopg.Error: nothing was read.
@@ -162,19 +163,22 @@ class Turning:
             now=now,
             arrivals=tuple(arrivals),
             timers=tuple(timers),
-            runs=self._runs(connection, arrivals, timers),
+            runs=self._runs(connection, arrivals, timers, known),
             more=_full(((a.shard, a.lane) for a in arrivals), limit_per_shard)
             or _full((t.shard for t in timers), timers_limit),
         )
 
-    def _runs(self, connection: Connection, arrivals: list[Arrival], timers: list[DueTimer]) -> dict[UUID, RunRow]:
-        ids = {a.run for a in arrivals if a.run is not None} | {t.run for t in timers}
+    def _runs(
+        self, connection: Connection, arrivals: list[Arrival], timers: list[DueTimer], known: Container[UUID]
+    ) -> dict[UUID, RunRow]:
+        concerned = {a.run for a in arrivals if a.run is not None} | {t.run for t in timers}
+        ids = [run for run in concerned if run not in known]
         addresses = {(a.saga, a.key) for a in arrivals if a.saga is not None and a.key is not None}
         if addresses:
             sagas, keys = zip(*addresses, strict=True)
-            cursor = connection.execute(self._runs_by_id_or_address, (list(ids), list(sagas), list(keys)))
+            cursor = connection.execute(self._runs_by_id_or_address, (ids, list(sagas), list(keys)))
         elif ids:
-            cursor = connection.execute(self._runs_by_id, (list(ids),))
+            cursor = connection.execute(self._runs_by_id, (ids,))
         else:
             return {}
         return {row[0]: RunRow(*row) for row in cursor}

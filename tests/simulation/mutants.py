@@ -1,0 +1,475 @@
+"""Defects planted in the engine on purpose, each with what brings it out and the invariants that must notice.
+
+A mutant is planted in forked processes, or in the database of one test; this process's own engine stays whole. It must
+not know how the audit finds it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, cast
+from uuid import UUID, uuid4
+
+import psycopg
+
+import saga.core.policy
+from saga.cli.embedded import Servers
+from saga.core.events import Direction, EventKind
+from saga.core.execution import Execution
+from saga.core.state import State
+from saga.core.tracks import Phase
+from saga.engine.cache import Cache, CachedRun
+from saga.engine.coordinator import Coordinator
+from saga.engine.crashpoints import Point
+from saga.engine.messages import Broker, queue_of
+from saga.engine.records import Batch, Taken, TaskMessage
+from saga.engine.store.connect import Connection, connect
+from saga.engine.store.failures import StoreFailure
+from saga.engine.store.membership import Membership
+from saga.engine.store.turning import Committed, Turning
+from saga.engine.store.working import Working
+from saga.engine.turn import Prepared, Turns
+from saga.engine.upkeep import Upkeep
+from tests.arming import Victim
+from tests.integration.application import drifting, fork, racing, straying, trip
+from tests.ledger import Call
+from tests.simulation.faults import Fault, Faults, failing
+from tests.simulation.world import World
+
+Drive = Callable[[World, Servers], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """One defect: `plant` runs in each forked process, `sql` changes the database; `drive` brings it out."""
+
+    name: str
+    caught_by: frozenset[str]  #: any of these is enough
+    drive: Drive
+    plant: Callable[[], None] = lambda: None
+    sql: Callable[[str], str] | None = None  #: makes another `commit_turns_v1` of the one there is
+    bound_seconds: float = 2.5  #: after which the run must have ended
+
+
+# -- what brings them out ----------------------------------------------------------------------------------------------
+
+
+def _staffed(world: World, faults: Faults | None = None) -> None:
+    world.coordinator("c1")
+    for name in ("w1", "w2"):
+        world.worker(name, faults)
+    world.until_ready()
+
+
+def plain(world: World, servers: Servers) -> None:
+    """Run to the end, and undo."""
+    _staffed(world)
+    handles = [world.start(trip, "plain"), world.start(trip, "undone", confirm="abort")]
+    world.wait(lambda: all(map(world.ended, handles)), seconds=2.5)
+
+
+def doubled(world: World, servers: Servers) -> None:
+    """Deliver every message three times, while its step is under way."""
+    _staffed(world, Faults(doubled=1.0))
+    handles = [world.start(trip, f"doubled-{number}", reserve="slow", charge="slow") for number in range(3)]
+    world.wait(lambda: all(map(world.ended, handles)), seconds=3)
+
+
+def flushed(world: World, servers: Servers) -> None:
+    """Lose every message that is queued."""
+    _staffed(world)
+    world.freeze("w1", "w2")
+    # A frozen worker may have been waiting for one, and gets it; the others are in the queue.
+    handles = [world.start(trip, f"flushed-{number}") for number in range(4)]
+    world.until(lambda: world.count("SELECT count(*) FROM saga.task") == 4 and world.queued() >= 2, "messages wait")
+    with world.broker() as client:
+        client.flushdb()
+    world.thaw()
+    world.wait(lambda: all(map(world.ended, handles)), seconds=4)
+
+
+def unknown_then_abort(world: World, servers: Servers) -> None:
+    """Let the first attempt land without a reply, and the second one say Abort."""
+    _staffed(world)
+    handle = world.start(trip, "unknown", reserve="abort_later")
+    world.wait(lambda: world.ended(handle), seconds=2.5)
+
+
+def late_effect(world: World, servers: Servers) -> None:
+    """Freeze a worker between its claim and its call, until its service, which forgets, has been told to undo it."""
+    world.coordinator("c1")
+    for name in ("w1", "w2", "w3"):
+        world.worker(name)
+    world.until_ready()
+    armed = world.armoury.arm(Point.WORKER_CLAIMED, "^application.stray$", victim=Victim.FREEZE)
+    handle = world.start(straying, "late", stray="forgetful", undo_reserve="gate:late")
+    frozen = world.until(lambda: armed.fired, "a worker is frozen")
+    handle.cancel()
+    world.reached("late")
+    os.kill(frozen, signal.SIGCONT)
+    applied = "application.stray"
+    world.until(lambda: any(e.kind == "applied" and e.call.step == "stray" for e in world.ledger.entries()), applied)
+    late = "SELECT (SELECT count(*) FROM saga.inbox) + (SELECT count(*) FROM saga.event WHERE kind = 'OutcomeLate')"
+    world.wait(lambda: world.count(late) > 0, seconds=0.5)
+    world.open("late")
+    world.wait(lambda: world.ended(handle), seconds=2.5)
+
+
+def two_at_once(world: World, servers: Servers) -> None:
+    """Let two outcomes wait for one turn."""
+    _staffed(world)
+    handle = world.start(racing, "race", reserve="gate:race-a", crawl="gate:race-b")
+    world.reached("race-a")
+    world.reached("race-b")
+    world.freeze("c1")
+    world.open("race-a")
+    world.open("race-b")
+    world.until(lambda: world.count("SELECT count(*) FROM saga.inbox") == 2, "both outcomes wait")
+    world.thaw()
+    world.wait(lambda: world.ended(handle), seconds=3)
+
+
+def failed_batch(world: World, servers: Servers) -> None:
+    """Fail the first commit that moves a run on, before it is executed."""
+    original = Turning.commit
+    unanswered = failing(original, lambda: Fault.TIMEOUT, commits=True)
+    failed: list[int] = []
+    planted = world.plant
+
+    def commit(self: Turning, connection: Connection, me: UUID, batch: Batch) -> Committed:
+        if batch.changes and not failed:
+            failed.append(1)
+            return cast(Committed, unanswered(self, connection, me, batch))
+        return original(self, connection, me, batch)
+
+    def plant() -> None:
+        planted()
+        Turning.commit = commit  # type: ignore[method-assign]
+
+    world.plant = plant
+    plain(world, servers)
+
+
+def forgotten_claim(world: World, servers: Servers) -> None:
+    """Stop Postgres hard in the middle of a step, and deliver its message again."""
+    assert servers.postgres is not None
+    with psycopg.connect(servers.superuser_url, autocommit=True) as superuser:
+        superuser.execute("ALTER SYSTEM SET wal_writer_delay = '10s'")
+        superuser.execute("SELECT pg_reload_conf()")
+    _staffed(world)
+    handle = world.start(drifting, "forgotten", drift="gate:forgotten")
+    task = "SELECT count(*) FROM saga.task WHERE name = 'application.drift'"
+    world.until(lambda: world.count(task) == 1 and world.queued() == 0, "the step's message is taken")
+    world.freeze("c1")
+    world.reached("forgotten")
+    token = next(e.token for e in handle.history() if e.key == "application.drift#1")
+    servers.postgres.stop(immediate=True)
+    servers.postgres.start()
+    world.until(lambda: world.count(task) == 1, "Postgres is back")
+    with psycopg.connect(servers.superuser_url, autocommit=True) as superuser:
+        superuser.execute("ALTER SYSTEM RESET wal_writer_delay")
+        superuser.execute("SELECT pg_reload_conf()")
+    assert token is not None
+    _deliver_again(world, token)
+    attempts = "the message was dropped, or the step runs again"
+    world.until(
+        lambda: (
+            any("dropped a message" in world.said(name) for name in ("w1", "w2"))
+            or len([e for e in world.ledger.entries(step="drift") if e.kind == "attempted"]) == 2
+        ),
+        attempts,
+    )
+    world.open("forgotten")
+    world.thaw()
+    world.wait(lambda: world.ended(handle), seconds=6)
+
+
+def _deliver_again(world: World, token: UUID) -> None:
+    broker = Broker(world.installation.app)
+    broker.publish([TaskMessage(1, token, 1, uuid4(), "drifting/forgotten", "application.drift", "celery", None)])
+    broker.close()
+
+
+@dataclass
+class Hand:
+    """A coordinator played by hand: it takes, decides and commits when it is told to."""
+
+    world: World
+    me: UUID
+    connection: Connection
+    turning: Turning
+    turns: Turns
+
+    @classmethod
+    def join(cls, world: World) -> Hand:
+        """Register."""
+        me = uuid4()
+        turning = Turning("saga")
+        definitions = world.installation.definitions
+        connection = connect(world.database.url, application_name=f"saga:{me}")
+        Membership("saga").register(connection, me, definitions.build, 60.0)
+        turns = Turns(
+            definitions,
+            Cache(100),
+            build=definitions.build,
+            route=lambda task: queue_of(world.installation.app, task),
+            logs=lambda runs: turning.events_of(connection, dict.fromkeys(runs, 0)),
+            seconds=5.0,
+        )
+        return cls(world, me, connection, turning, turns)
+
+    def own_all(self) -> None:
+        """Take every shard, whoever has them."""
+        self.world.owner.execute("UPDATE saga.shard SET owner = %s", (self.me,))
+
+    def take(self) -> Taken:
+        """P7."""
+        return self.turning.take(self.connection, range(64), limit_per_shard=50, timers_limit=50, starts=True)
+
+    def commit(self, prepared: Prepared) -> bool:
+        """P9; False when it was refused."""
+        if self.connection.closed or self.connection.broken:
+            self.connection = connect(self.world.database.url, application_name=f"saga:{self.me}")
+        try:
+            self.turning.commit(self.connection, self.me, prepared.batch)
+        except StoreFailure:
+            return False
+        return True
+
+    def leave(self) -> None:
+        """Close the connection, and be dead."""
+        self.connection.close()
+        self.world.owner.execute("UPDATE saga.coordinator SET dead_at = clock_timestamp() WHERE id = %s", (self.me,))
+
+
+def zombie(world: World, servers: Servers) -> None:
+    """Let a coordinator commit what it decided before it was buried."""
+    old = Hand.join(world)
+    old.own_all()
+    handle = world.start(trip, "zombie")
+    prepared = old.turns.decide(old.take())
+    world.owner.execute(
+        "UPDATE saga.coordinator SET dead_at = clock_timestamp(), published = 0 WHERE id = %s", (old.me,)
+    )
+    old.commit(prepared)
+    old.connection.close()
+    world.coordinator("c1")
+    world.worker("w1")
+    world.until_ready()
+    world.wait(lambda: world.ended(handle), seconds=3)
+
+
+def two_owners(world: World, servers: Servers) -> None:
+    """Let two living coordinators own every shard, and decide on the same run at the same head."""
+    first, second = Hand.join(world), Hand.join(world)
+    first.own_all()
+    handle = world.start(fork, "two-owners")
+    first.commit(first.turns.decide(first.take()))
+    working = Working("saga")
+    for step in ("application.reserve", "application.notify"):
+        row = world.owner.execute("SELECT token FROM saga.task WHERE name = %s", (step,)).fetchone()
+        assert row is not None
+        claim = working.claim(first.connection, row[0], 1, uuid4())
+        assert claim is not None
+        call = Call(handle.address, step.partition(".")[2], "action", str(row[0]), str(row[0]), 1)
+        world.ledger.attempted(call)
+        world.ledger.apply(call)
+        working.record_outcome(
+            first.connection, claim, EventKind.STEP_SUCCEEDED, '{"value":"\\"seat\\""}', durable=True
+        )
+    taken = first.take()
+    decided = [
+        hand.turns.decide(replace(taken, arrivals=(arrival,)))
+        for hand, arrival in zip((first, second), taken.arrivals, strict=True)
+    ]
+    first.commit(decided[0])
+    second.own_all()
+    second.commit(decided[1])
+    second.leave()
+    first.leave()
+    world.coordinator("c1")
+    world.worker("w1")
+    world.until_ready()
+    world.wait(lambda: world.ended(handle), seconds=3)
+
+
+# -- what is planted ---------------------------------------------------------------------------------------------------
+
+
+def _token_check_off() -> None:
+    original = Working.__init__
+
+    def init(self: Working, schema: str) -> None:
+        original(self, schema)
+        for name in ("_claim", "_claim_unflushed"):
+            text: bytes = getattr(self, name)
+            cut = text.replace(b"AND (claimed_by IS NULL OR claimed_by = %(claimant)s)", b"")
+            assert cut != text
+            setattr(self, name, cut)
+
+    Working.__init__ = init  # type: ignore[method-assign]
+
+
+def _tombstone_off() -> None:
+    original = Working.__init__
+
+    def init(self: Working, schema: str) -> None:
+        original(self, schema)
+        for name in ("_outcome", "_outcome_unflushed"):
+            text: bytes = getattr(self, name)
+            kept = text.replace(b"DELETE FROM", b"UPDATE").replace(
+                b".task WHERE", b".task SET claimed_by = NULL, claimed_at = NULL, lease_until = NULL WHERE"
+            )
+            assert kept != text
+            setattr(self, name, kept)
+
+    Working.__init__ = init  # type: ignore[method-assign]
+
+
+def _asynchronous_claim() -> None:
+    original = Working.claim
+
+    def claim(self: Working, *args: Any, durable: bool = True) -> Any:
+        return original(self, *args, durable=False)
+
+    Working.claim = claim  # type: ignore[assignment, method-assign]
+
+
+def _forward_undo() -> None:
+    def undo(state: State, emit: saga.core.policy.Emit) -> None:
+        standing = [step for step in state.steps.values() if step.may_stand]
+        if not standing:
+            emit(EventKind.RUN_COMPENSATED)
+            return
+        oldest = min(standing, key=lambda step: step.scheduled_seq)
+        if oldest.undo is not None and oldest.undo.phase is Phase.IDLE:
+            emit(EventKind.COMPENSATION_SCHEDULED, token=oldest.undo.token, attempt=1, key=oldest.occurrence)
+
+    saga.core.policy._undo = undo
+
+
+def _publish_before_commit() -> None:
+    original = Coordinator._commit
+
+    def commit(self: Coordinator, prepared: Prepared, taken: Taken) -> bool:
+        publish = self._publisher.publish
+        messages = prepared.messages({task.token: 0 for task in prepared.batch.tasks})
+        published = threading.Event()
+        self._publisher.give(messages, then=published.set)
+        published.wait(2)
+        threading.Event().wait(0.1)
+        self._publisher.publish = lambda messages, mark: None  # type: ignore[method-assign]
+        try:
+            return original(self, prepared, taken)
+        finally:
+            self._publisher.publish = publish  # type: ignore[method-assign]
+
+    Coordinator._commit = commit  # type: ignore[method-assign]
+
+
+def _gaps() -> None:
+    original = Execution._append
+
+    def append(self: Execution, given: Any, at: Any) -> None:
+        if given.kind is EventKind.STEP_SUCCEEDED:
+            self._seq += 1
+        original(self, given, at)
+
+    Execution._append = append  # type: ignore[method-assign]
+
+
+def _no_eviction() -> None:
+    def get(self: Cache, run: UUID, head: int) -> CachedRun | None:
+        return self._runs.get(run)
+
+    def back_out(self: Coordinator, prepared: Prepared) -> None:
+        self._disconnect()
+
+    Cache.get = get  # type: ignore[method-assign]
+    Coordinator._back_out = back_out  # type: ignore[method-assign]
+
+
+def _two_arrivals_at_once() -> None:
+    feed, rest = Turns._feed, Execution._come_to_rest
+    left: list[int] = [0]
+
+    def feed_all(self: Turns, work: Any, *args: Any) -> Any:
+        left[0] = len(work.arrivals)
+        return feed(self, work, *args)
+
+    def rest_at_last(self: Execution, now: Any) -> None:
+        left[0] -= 1
+        if left[0] <= 0:
+            rest(self, now)
+
+    Turns._feed = feed_all  # type: ignore[assignment, method-assign]
+    Execution._come_to_rest = rest_at_last  # type: ignore[method-assign]
+
+
+def _unknown_not_sticky() -> None:
+    original = State._outcome
+
+    def outcome(self: State, event: Any) -> None:
+        original(self, event)
+        known = self.tokens.get(event.token)
+        if event.kind is EventKind.STEP_FAILED and known and known[1].direction is Direction.ACTION:
+            known[0].unknown = False
+
+    State._outcome = outcome  # type: ignore[method-assign]
+
+
+def _late_dropped() -> None:
+    def record_late(self: Working, *args: Any) -> None:
+        return None
+
+    Working.record_late = record_late  # type: ignore[assignment, method-assign]
+
+
+def _no_lost_message_rule() -> None:
+    def find(self: Upkeep, connection: Connection) -> None:
+        return None
+
+    Upkeep._find_lost_messages = find  # type: ignore[method-assign]
+
+
+def _fence_off(definition: str) -> str:
+    return definition.replace("AND c.dead_at IS NULL FOR NO KEY UPDATE", "FOR NO KEY UPDATE")
+
+
+def _compare_and_set_off(definition: str) -> str:
+    # The log's primary key holds the same line: with it in place nothing gets through, so it yields too.
+    loose = definition.replace("WHERE r.id = x.id AND r.head = x.old_head", "WHERE r.id = x.id")
+    end = "key text, payload text, digest bytea);"
+    return loose.replace(end, end[:-1] + " ON CONFLICT DO NOTHING;")
+
+
+MUTANTS = (
+    Mutant("token check off", frozenset({"I6"}), doubled, _token_check_off),
+    Mutant("tombstone off", frozenset({"I6", "I25"}), doubled, _tombstone_off),
+    Mutant("asynchronous claim", frozenset({"I6"}), forgotten_claim, _asynchronous_claim, bound_seconds=6),
+    Mutant("fence off", frozenset({"I17"}), zombie, sql=_fence_off),
+    Mutant("compare-and-set off", frozenset({"I4", "I13", "I14", "I15"}), two_owners, sql=_compare_and_set_off),
+    Mutant("undo in forward order", frozenset({"I9"}), plain, _forward_undo),
+    Mutant("publish before commit", frozenset({"I4"}), plain, _publish_before_commit, bound_seconds=0.1),
+    Mutant("gaps in seq", frozenset({"I13"}), plain, _gaps),
+    Mutant("no eviction after a failed batch", frozenset({"I4"}), failed_batch, _no_eviction),
+    Mutant("two arrivals fed at once", frozenset({"I18"}), two_at_once, _two_arrivals_at_once),
+    Mutant("unknown not sticky", frozenset({"I8"}), unknown_then_abort, _unknown_not_sticky),
+    Mutant("late outcomes dropped", frozenset({"I8"}), late_effect, _late_dropped),
+    Mutant("no lost-message rule", frozenset({"I4"}), flushed, _no_lost_message_rule),
+)
+
+
+def plant_sql(world: World, mutant: Mutant) -> None:
+    """Replace the call that commits turns in this world's database."""
+    if mutant.sql is None:
+        return
+    row = world.owner.execute("SELECT pg_get_functiondef('saga.commit_turns_v1'::regproc)").fetchone()
+    assert row is not None
+    changed = mutant.sql(row[0])
+    assert changed != row[0], f"{mutant.name}: there is nothing to take out of commit_turns_v1"
+    world.owner.execute(changed.encode())

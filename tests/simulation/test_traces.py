@@ -1,0 +1,188 @@
+"""The traces of docs/protocol.md, section 3, that today's features can meet, each as a test here or where the table says.
+
+| trace | test |
+|---|---|
+| durable claim | `mutants.forgotten_claim` with the engine as it is, and its mutant |
+| evict on any batch error, compare-and-set on head | `mutants.failed_batch`, `mutants.two_owners` and their mutants |
+| the fence is one exclusive row lock; lost COMMIT (F19) | `test_f19_…` here; a lock that is still held: contract, turning |
+| retry is a timer, the reaper never bumps | `test_a_retry_that_waits_survives_its_coordinator` |
+| unknown is sticky per token | `mutants.unknown_then_abort` and its mutant |
+| late outcomes are told | `mutants.late_effect` and its mutant; `test_a_recorded_outcome_…` here |
+| one arrival at a time | `mutants.two_at_once` and its mutant |
+| acquire is re-read | `test_shards_acquired_without_a_reply_are_found` |
+| eviction | integration, misbehaving sagas: `finally:`, a block while leaving, a cache of one |
+| no take by DELETE … RETURNING | integration, misbehaving sagas: a blocking function stalls alone |
+| decoding before the user's function; result refused; NUL and NaN | unit tests of the outcome table and the codec |
+| grace after restart | integration, outages: F18; contract, membership and reaping |
+| claimant per delivery, and "or mine" | `test_a_claim_without_a_reply_is_still_this_deliverys` |
+| no probe, retry or undo before the hard limit has passed | `test_an_unknown_attempt_is_left_alone_until_its_lease_ends` |
+| synchronous replicas | contract, turning and working (a warning stands for the cut-off wait) |
+| one server-side call a batch; one lease row | contract, turning |
+| the broker's count against ours | `mutants.flushed` and its mutant; F22 |
+| the doorbell through callers' long transactions | `test_a_start_in_a_long_transaction_holds_up_nobody` |
+| clients insert into the inbox only | the same |
+| SIGALRM and suspect; stalls by no definition and mismatch | integration, misbehaving sagas |
+| a worker that reaches the broker but not Postgres | integration, outages |
+| publishing never blocks the loop | integration, outages: F22, a paused broker |
+| publish only what is surely committed | `plain` and the mutant "publish before commit" |
+| a release or hand-over with something unpublished | `test_f19_…` here; contract, membership |
+| signals, children, continue-as-new | later features |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from saga.cli.embedded import Database
+from saga.core.events import EventKind
+from saga.core.lifecycle import Status
+from saga.engine.client import start_run
+from saga.engine.crashpoints import Point
+from saga.engine.store.membership import Membership
+from saga.engine.store.turning import Turning
+from saga.engine.store.working import Working
+from tests.arming import Victim
+from tests.integration.application import Order, drifting, trip
+from tests.simulation.faults import Fault, failing
+from tests.simulation.world import World
+
+pytestmark = [pytest.mark.chaos, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
+
+
+@pytest.fixture
+def world(database: Database, broker_url: str, tmp_path: Path) -> Iterator[World]:
+    """A world without any process yet; no invariant falls in it."""
+    made = World(database, broker_url, tmp_path / "world")
+    yield made
+    try:
+        found = made.audit()
+        assert not found, "\n".join(map(str, found)) + "\n" + made.told()
+    finally:
+        made.close()
+
+
+def staff(world: World, *workers: str) -> None:
+    """Start one coordinator, and two workers where none are named."""
+    world.coordinator("c1")
+    for name in workers or ("w1", "w2"):
+        world.worker(name)
+    world.until_ready()
+
+
+def failing_each(owner: type[Any], name: str, fault: Fault, *, commits: bool) -> Callable[[], None]:
+    """Plant a statement that fails at every second call."""
+
+    def plant() -> None:
+        calls: list[int] = []
+
+        def choose() -> Fault | None:
+            calls.append(1)
+            return fault if len(calls) % 2 else None
+
+        setattr(owner, name, failing(getattr(owner, name), choose, commits=commits))
+
+    return plant
+
+
+@pytest.mark.parametrize("fault", list(Fault))
+@pytest.mark.parametrize(("name", "moods"), [("forward", {}), ("back", {"confirm": "abort", "charge": "fail_once"})])
+def test_f19_a_commit_without_a_reply_is_read_again_and_makes_one_transition(
+    world: World, fault: Fault, name: str, moods: dict[str, str]
+) -> None:
+    world.plant = failing_each(Turning, "commit", fault, commits=True)
+    staff(world)
+
+    handle = world.start(trip, name, **moods)
+
+    world.until(lambda: world.ended(handle), "it ends")
+    assert handle.status() is (Status.COMPENSATED if moods else Status.COMPLETED)
+
+
+@pytest.mark.parametrize("fault", list(Fault))
+def test_a_claim_without_a_reply_is_still_this_deliverys(world: World, fault: Fault) -> None:
+    world.plant = failing_each(Working, "claim", fault, commits=True)
+    staff(world)
+
+    handle = world.start(trip, "claims")
+
+    world.until(lambda: world.ended(handle), "it ends")
+    assert EventKind.STEP_LOST not in [event.kind for event in handle.history()]
+
+
+def test_a_recorded_outcome_without_a_reply_is_no_late_one(world: World) -> None:
+    # Asked again it finds nothing to end and says so late; the log knows the delivery, also that of the last step.
+    world.plant = failing_each(Working, "record_outcome", Fault.EXECUTE_AND_TIMEOUT, commits=True)
+    staff(world)
+
+    handle = world.start(trip, "recorded")
+
+    world.until(lambda: world.ended(handle), "it ends")
+    late = "a fenced delivery tells what it knows"
+    world.until(lambda: any("told late" in world.said(name) for name in ("w1", "w2")), late)
+    world.until(lambda: world.count("SELECT count(*) FROM saga.inbox") == 0, "it is taken")
+    assert EventKind.OUTCOME_LATE not in [event.kind for event in handle.history()]
+    assert world.count("SELECT count(*) FROM saga.incident") == 0
+
+
+def test_shards_acquired_without_a_reply_are_found(world: World) -> None:
+    world.plant = failing_each(Membership, "acquire", Fault.EXECUTE_AND_TIMEOUT, commits=True)
+    staff(world)
+
+    handle = world.start(trip, "acquired")
+
+    world.until(lambda: world.ended(handle), "it ends")
+
+
+def test_a_retry_that_waits_survives_its_coordinator(world: World) -> None:
+    armed = world.armoury.arm(Point.TURN_COMMITTED, "RetrySet")
+    staff(world)
+
+    handle = world.start(trip, "waiting", reserve="fail_once")
+
+    world.until(lambda: armed.fired, "the coordinator dies")
+    world.until(lambda: world.ended(handle), "it ends")
+    attempts = [e.call.attempt for e in world.ledger.entries(step="reserve") if e.kind == "attempted"]
+    assert attempts == [1, 2]
+
+
+def test_an_unknown_attempt_is_left_alone_until_its_lease_ends(world: World) -> None:
+    staff(world, "w1", "w2", "w3")
+    armed = world.armoury.arm(Point.WORKER_RAN, "^application.drift$", victim=Victim.FREEZE)
+    handle = world.start(drifting, "left-alone")
+    frozen = world.until(lambda: armed.fired, "a worker is frozen")
+
+    handle.cancel()
+    undoing = "SELECT count(*) FROM saga.run WHERE status = 'compensating'"
+    world.until(lambda: world.count(undoing) == 1, "the run goes back")
+    began = "SELECT count(*) FROM saga.event WHERE kind = 'CompensationScheduled'"
+    claimed = "SELECT count(*) FROM saga.task WHERE claimed_by IS NOT NULL"
+    while world.count(claimed) == 1:
+        # Read in this order: while the attempt was still claimed, no undo had begun.
+        undos = world.count(began)
+        assert undos == 0 or world.count(claimed) == 0
+        world.wait(lambda: False, seconds=0.05)
+    world.kill(next(name for name, child in world.children.items() if child.pid == frozen))
+
+    world.until(lambda: world.ended(handle), "it ends")
+    assert handle.status() is Status.COMPENSATED
+
+
+def test_a_start_in_a_long_transaction_holds_up_nobody(world: World) -> None:
+    staff(world)
+    text = world.installation.codec.encode_saga_input(trip, Order({}))
+    with psycopg.connect(world.database.url) as caller:
+        late = start_run(world.installation, trip, "caller", text, caller)
+        # The same key and another one, alone: the first comes before the caller's, the second beside it.
+        other = world.start(trip, "beside")
+        same = world.start(trip, "caller")
+        world.until(lambda: world.ended(other) and world.ended(same), "the others end meanwhile")
+        caller.commit()
+
+    world.until(lambda: world.count("SELECT count(*) FROM saga.inbox") == 0, "the caller's start is taken")
+    assert not late.created
+    assert same.created
