@@ -12,7 +12,7 @@ from benchmarks import workload
 class System:
     """One side of the comparison.
 
-    `idle` says whether its latency means something. `acks=False` turns kombu's emulation of acknowledgements on Redis off:
+    `idle` says whether its latency means something. `acks=False` turns kombu's emulation of acknowledgements off:
     this engine loses nothing but time without it, a chain loses its tasks when a worker dies.
     """
 

@@ -202,8 +202,7 @@ def fetch_back(strayed: str | None, order: Order) -> None:
 
 @step(retry=QUICK, timeout=1, transactional=True)
 def post(order: Order) -> str:
-    call = _call("post", "action")
-    Ledger(folder() / "ledger.sqlite").attempted(call)
+    Ledger(folder() / "ledger.sqlite").attempted(_call("post", "transaction"))
     current.connection.execute(
         text("INSERT INTO public.posting (token, attempt) VALUES (:token, :attempt)"),
         {"token": current.token, "attempt": current.attempt},

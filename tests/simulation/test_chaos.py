@@ -50,7 +50,7 @@ def _chaos(world: World, servers: Servers) -> dict[str, int]:
     coordinators, workers = ["c1", "c2"], ["w1", "w2", "w3"]
     happened = dict.fromkeys(("kill_coordinator", "kill_worker", "kill_all", "freeze", "terminate"), 0)
     frozen: dict[str, float] = {}
-    sagas = list(SAGAS.values())
+    sagas = [saga for saga in SAGAS.values() if saga.name != "ledgered"]  # its postings are in the tables of a test
     began = time.monotonic()
     handles: list[Handle[Any]] = []
     next_fault = began + 0.5

@@ -48,6 +48,7 @@ from saga.engine.store.turning import Turning
 from saga.engine.store.working import Working
 from tests.arming import Victim
 from tests.integration.application import Order, drifting, trip
+from tests.pace import CLAIM_SECONDS
 from tests.simulation.faults import Fault, failing
 from tests.simulation.world import World
 
@@ -157,19 +158,19 @@ def test_an_unknown_attempt_is_left_alone_until_its_lease_ends(world: World) -> 
     frozen = world.until(lambda: armed.fired, "a worker is frozen")
 
     handle.cancel()
-    undoing = "SELECT count(*) FROM saga.run WHERE status = 'compensating'"
-    world.until(lambda: world.count(undoing) == 1, "the run goes back")
-    began = "SELECT count(*) FROM saga.event WHERE kind = 'CompensationScheduled'"
-    claimed = "SELECT count(*) FROM saga.task WHERE claimed_by IS NOT NULL"
-    while world.count(claimed) == 1:
-        # Read in this order: while the attempt was still claimed, no undo had begun.
-        undos = world.count(began)
-        assert undos == 0 or world.count(claimed) == 0
-        world.wait(lambda: False, seconds=0.05)
+    world.until(lambda: world.count("SELECT count(*) FROM saga.inbox") == 0, "the run goes back")
+    lost = "SELECT count(*) FROM saga.event WHERE kind = 'StepLost'"
+    world.until(lambda: world.count(lost) == 1, "its claim runs out")
     world.kill(next(name for name, child in world.children.items() if child.pid == frozen))
 
     world.until(lambda: world.ended(handle), "it ends")
     assert handle.status() is Status.COMPENSATED
+    history = handle.history()
+    lost_at = next(event.at for event in history if event.kind is EventKind.STEP_LOST)
+    asked_at = next(event.at for event in history if event.key == "application.drift#1")
+    undos = [event.at for event in history if event.kind is EventKind.COMPENSATION_SCHEDULED]
+    assert min(undos) >= lost_at
+    assert (lost_at - asked_at).total_seconds() >= CLAIM_SECONDS
 
 
 def test_a_start_in_a_long_transaction_holds_up_nobody(world: World) -> None:

@@ -58,6 +58,7 @@ SAGAS: dict[tuple[str, int], SagaDefinition] = {
         application.drifting,
         application.straying,
         application.racing,
+        application.ledgered,
     )
 }
 STEPS: tuple[AnyStep, ...] = (
