@@ -134,7 +134,8 @@ class Audit:
             of_address[entry.call.run].append(entry)
         logs: dict[UUID, list[tuple[Event, bytes]]] = defaultdict(list)
         for row in self._connection.execute(
-            "SELECT run, seq, kind, at, token, attempt, claimant, key, payload, digest FROM saga.event ORDER BY run, seq"
+            "SELECT run, seq, kind, at, token, attempt, claimant, key, payload, digest FROM saga.event "
+            "ORDER BY run, seq"
         ):
             logs[row[0]].append((event_of(row), row[9]))
         runs = []
@@ -293,9 +294,8 @@ class Audit:
                 landed.add(probes[event.token])
             elif event.kind in (EventKind.STEP_UNKNOWN, EventKind.STEP_LOST, EventKind.STEP_REFUSED):
                 unknown.add(event.token)
-            elif event.kind is EventKind.OUTCOME_LATE and event.token in actions:
-                if json.loads(event.payload or "{}").get("kind") == EventKind.STEP_SUCCEEDED:
-                    landed.add(event.token)
+            elif event.kind is EventKind.OUTCOME_LATE and event.token in actions and _tells_success(event):
+                landed.add(event.token)
         return landed, unknown & actions
 
     def _compensated(self, run: Run, action: Event) -> bool:
@@ -414,6 +414,10 @@ class Audit:
 def caught(violations: Iterable[Violation]) -> list[str]:
     """Return the invariants that were violated, in order."""
     return sorted({violation.invariant for violation in violations}, key=lambda name: int(name[1:]))
+
+
+def _tells_success(late: Event) -> bool:
+    return bool(json.loads(late.payload or "{}").get("kind") == EventKind.STEP_SUCCEEDED)
 
 
 def _undoable(event: Event) -> bool:

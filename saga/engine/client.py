@@ -246,10 +246,10 @@ class Handle(Generic[Out]):
     ) -> None:
         if target is None:
             found = self._find()
+            if found is None and not self._start_is_waiting():
+                found = self._need()  # its start may have been taken between the two looks
             if found is not None and found.row.ended_at is not None:
                 raise RunEnded(f"run {self.address} has ended ({found.row.status}): nothing can be asked of it")
-            if found is None and not self._start_is_waiting():
-                raise UnknownRun(self._why_not(None, 0))
         self._send(kind, payload=payload, step=step, target=target)
 
     def _send(

@@ -108,6 +108,7 @@ class Coordinator:
         self._runs_max: int | None = None
         self._left = False  #: the last batch left arrivals of its take behind
         self._restless_seconds = RESTLESS_SECONDS[0]
+        self._in_doubt = False  #: it was told to end before it knew whether its last batch landed
         self._stopping = threading.Event()
         self._ring_read, self._ring_write = os.pipe()
         os.set_blocking(self._ring_write, False)
@@ -194,8 +195,8 @@ class Coordinator:
 
     def _hand_over(self) -> None:
         self._upkeep.stop()
-        if not self._publisher.stop(self._lease_seconds / 2):
-            return  # something is unpublished: whoever buries this coordinator finds the mark and publishes it
+        if not self._publisher.stop(self._lease_seconds / 2) or self._in_doubt:
+            return  # something is unpublished, or may be: whoever buries this one finds the mark and publishes it
         with suppress(psycopg.Error, StoreFailure):
             self._membership.resign(self._turn_connection(), self.me, published=self._publisher.published)
 
@@ -343,6 +344,7 @@ class Coordinator:
                 log.warning("a commit is unknown and Postgres does not answer (%s)", type(error).__name__)
                 self._moved += 1
                 self._stopping.wait(0.2)
+        self._in_doubt = True
         return None
 
     def _logs(self, runs: Iterable[UUID]) -> dict[UUID, Log]:

@@ -86,7 +86,7 @@ def test_a_profile_names_the_function_that_works_and_not_those_that_pass_on() ->
 
 def _check_comparison(path: Path) -> None:
     comparison = {record.system: record.values for record in of(read(path), "four")}
-    assert comparison.keys() == {"saga", "chain", "noop"}
+    assert comparison.keys() == {"saga", "saga_no_acks", "chain", "noop"}
     for values in comparison.values():
         assert values["sagas_per_second"] > 0
         assert values["cpu_ms_per_step"].keys() == values["memory_mib"].keys()

@@ -1,4 +1,4 @@
-"""Saga functions that block, loop, kill their process, cling to memory or changed under their runs, and small caches."""
+"""Saga functions that block, loop, kill their process, cling to memory or changed under their runs; small caches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whole roles taken away: coordinators frozen or all killed, Postgres and the broker stopped (F1, F7 to F9, F17 to F22)."""
+"""Whole roles taken away: coordinators frozen or all killed, Postgres and the broker stopped (F1, F7 to F22)."""
 
 from __future__ import annotations
 

@@ -83,8 +83,9 @@ def test_f16_reordered_messages_change_nothing(audited: Fleet) -> None:
     audited.until(lambda: audited.queued() >= 6, "messages wait")
 
     with audited.broker() as client:
-        for raw in client.lrange("celery", 0, -1)[::2]:
-            client.lrem("celery", 1, raw.decode())
+        waiting: list[Any] = client.lrange("celery", 0, -1)
+        for raw in waiting[::2]:
+            client.lrem("celery", 1, raw)
             client.rpush("celery", raw)
     audited.thaw(*workers)
 

@@ -1,6 +1,6 @@
 """The protocol under chaos by seed: processes killed or frozen, backends terminated, messages lost or doubled.
 
-Real coordinators, real attempts, a real Postgres whose replies get lost. The seed is printed; SAGA_TEST_SEEDS=7,8 runs others.
+Real coordinators and attempts, a real Postgres that loses replies. The seed is printed; SAGA_TEST_SEEDS names others.
 """
 
 from __future__ import annotations

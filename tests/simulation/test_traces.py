@@ -1,10 +1,10 @@
-"""The traces of docs/protocol.md, section 3, that today's features can meet, each as a test here or where the table says.
+"""The traces of docs/protocol.md, section 3, that today's features can meet: a test here, or where the table says.
 
 | trace | test |
 |---|---|
 | durable claim | `mutants.forgotten_claim` with the engine as it is, and its mutant |
 | evict on any batch error, compare-and-set on head | `mutants.failed_batch`, `mutants.two_owners` and their mutants |
-| the fence is one exclusive row lock; lost COMMIT (F19) | `test_f19_…` here; a lock that is still held: contract, turning |
+| the fence is one exclusive row lock; lost COMMIT (F19) | `test_f19_…` here; contract, turning |
 | retry is a timer, the reaper never bumps | `test_a_retry_that_waits_survives_its_coordinator` |
 | unknown is sticky per token | `mutants.unknown_then_abort` and its mutant |
 | late outcomes are told | `mutants.late_effect` and its mutant; `test_a_recorded_outcome_…` here |
@@ -15,7 +15,7 @@
 | decoding before the user's function; result refused; NUL and NaN | unit tests of the outcome table and the codec |
 | grace after restart | integration, outages: F18; contract, membership and reaping |
 | claimant per delivery, and "or mine" | `test_a_claim_without_a_reply_is_still_this_deliverys` |
-| no probe, retry or undo before the hard limit has passed | `test_an_unknown_attempt_is_left_alone_until_its_lease_ends` |
+| no retry or undo before the hard limit has passed | `test_an_unknown_attempt_is_left_alone_until_its_lease_ends` |
 | synchronous replicas | contract, turning and working (a warning stands for the cut-off wait) |
 | one server-side call a batch; one lease row | contract, turning |
 | the broker's count against ours | `mutants.flushed` and its mutant; F22 |
@@ -31,20 +31,28 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import psycopg
 import pytest
 
+import saga.engine.store.reaping
 from saga.cli.embedded import Database
 from saga.core.events import EventKind
 from saga.core.lifecycle import Status
 from saga.engine.client import start_run
 from saga.engine.crashpoints import Point
+from saga.engine.records import Batch
+from saga.engine.store.connect import Connection
+from saga.engine.store.failures import CommitUnknown
 from saga.engine.store.membership import Membership
-from saga.engine.store.turning import Turning
+from saga.engine.store.reading import FoundRun
+from saga.engine.store.turning import Committed, Turning
 from saga.engine.store.working import Working
 from tests.arming import Victim
 from tests.integration.application import Order, drifting, trip
@@ -102,6 +110,46 @@ def test_f19_a_commit_without_a_reply_is_read_again_and_makes_one_transition(
 
     world.until(lambda: world.ended(handle), "it ends")
     assert handle.status() is (Status.COMPENSATED if moods else Status.COMPLETED)
+
+
+def test_f19_a_coordinator_told_to_end_with_a_commit_in_doubt_leaves_it_to_its_heir(world: World) -> None:
+    doubt = world.folder / "doubt"
+
+    def plant() -> None:
+        # Nothing but the heir's own look at the mark publishes again here.
+        setattr(saga.engine.store.reaping, "SETTLING_SECONDS", 3_600)  # noqa: B010 - a constant to mypy
+        commit, read_heads = Turning.commit, Turning.read_heads
+        struck: list[int] = []
+
+        def lose(self: Turning, connection: Connection, me: UUID, batch: Batch) -> Committed:
+            done = commit(self, connection, me, batch)
+            if batch.tasks and not doubt.exists():
+                struck.append(1)
+                doubt.touch()
+                connection.close()
+                raise CommitUnknown("injected: no reply to the commit")
+            return done
+
+        def refuse(self: Turning, *args: Any, **options: Any) -> dict[UUID, int]:
+            if struck:
+                raise psycopg.OperationalError("injected: no answer about the commit")
+            return read_heads(self, *args, **options)
+
+        Turning.commit = lose  # type: ignore[method-assign]
+        Turning.read_heads = refuse  # type: ignore[method-assign]
+
+    world.plant = plant
+    staff(world)
+    handle = world.start(trip, "in-doubt")
+    world.until(doubt.exists, "a commit is in doubt")
+    leaving = world.children["c1"]
+    leaving.kept = False
+    os.kill(leaving.pid, signal.SIGTERM)
+    world.until(lambda: not leaving.lives, "the coordinator ends")
+
+    world.coordinator("c2")
+
+    world.until(lambda: world.ended(handle), "its heir publishes what was in doubt")
 
 
 @pytest.mark.parametrize("fault", list(Fault))
@@ -187,3 +235,25 @@ def test_a_start_in_a_long_transaction_holds_up_nobody(world: World) -> None:
     world.until(lambda: world.count("SELECT count(*) FROM saga.inbox") == 0, "the caller's start is taken")
     assert not late.created
     assert same.created
+
+
+def test_a_cancel_that_looks_while_the_start_is_being_taken_is_sent(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    staff(world)
+    handle = world.start(trip, "looked-at", reserve="gate:looked-at")
+    world.reached("looked-at")
+    find = handle._find
+    looks: list[int] = []
+
+    def late_find() -> FoundRun | None:
+        # The first look comes just before the turn that takes the start, every later one after it.
+        looks.append(1)
+        return find() if len(looks) > 1 else None
+
+    monkeypatch.setattr(handle, "_find", late_find)
+    handle.cancel()
+    world.open("looked-at")
+
+    world.until(lambda: world.ended(handle), "it ends")
+    assert handle.status() is Status.COMPENSATED

@@ -1,4 +1,4 @@
-"""Transactional steps (P6): the effect and its outcome are committed together, whatever is killed or unanswered between."""
+"""Transactional steps (P6): the effect and its outcome are committed together, whatever is killed or unanswered."""
 
 from __future__ import annotations
 
