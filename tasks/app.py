@@ -27,7 +27,7 @@ app.conf.update(
     broker_connection_retry_on_startup=True,
     broker_transport_options={
         "visibility_timeout": 3600,  # above every step's time limit
-        # All tasks here are steps, and Postgres knows what is unfinished: a message that dies with its worker is published
+        # All tasks here are steps, and Postgres knows what is unfinished: a message that dies with its worker is sent
         # again. So kombu need not keep copies of what is delivered, which is more than half of a worker's work.
         "ack_emulation": False,
         "socket_timeout": 10,
