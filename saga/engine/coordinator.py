@@ -6,16 +6,13 @@ One thread does all that; a beat, an upkeep and a publisher run beside it. What 
 from __future__ import annotations
 
 import faulthandler
-import heapq
 import logging
-import os
 import signal
 import threading
 import time
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from types import FrameType
 from uuid import UUID, uuid4
 
@@ -34,12 +31,12 @@ from saga.engine.installation import Installation, installation_of
 from saga.engine.messages import queue_of
 from saga.engine.publisher import Publisher
 from saga.engine.records import Taken
+from saga.engine.resting import Rest
 from saga.engine.store.connect import Connection, connect
 from saga.engine.store.failures import BatchRefused, CommitUnknown, Fenced, StoreFailure, Superseded
 from saga.engine.store.floors import Floors
 from saga.engine.store.membership import Membership, OwnedShard
 from saga.engine.store.sending import Sending
-from saga.engine.store.sleeping import Doorbell
 from saga.engine.store.turning import Turning
 from saga.engine.turn import Log, Prepared, Turns
 from saga.engine.upkeep import Upkeep
@@ -56,8 +53,6 @@ LINGER_SECONDS_EACH = 0.0004
 LINGER_SECONDS_MAX = 0.05
 #: A turn of at most so many arrivals leaves the bells rung for: waking up and lying down again would cost more.
 QUIET_ARRIVALS = 4
-#: Seconds between two tries to lie down while a sender is in flight: the first, and the longest.
-RESTLESS_SECONDS = (0.005, 0.1)
 #: What a shard's `strikes` say: its last owner died; or the one before it too, and its runs are tried one at a time.
 WARNED = 1
 TRIED_ALONE = 2
@@ -90,29 +85,19 @@ class Coordinator:
         self._cache = Cache(int(conf.saga_cache_runs))
         self._publisher = Publisher(app)
         self._connection: Connection | None = None
-        self._bell: Doorbell | None = None
-        self._bell_connection: Connection | None = None
-        self._asleep = False
         self._rung: frozenset[int] = frozenset()  #: shards that rang while the bells were held
         self._shards: dict[int, OwnedShard] = {}
-        self._careful: dict[
-            int, UUID | None
-        ] = {}  #: shards whose last two owners died, with the run that was suspected
+        #: Shards whose last two owners died, with the run that was suspected.
+        self._careful: dict[int, UUID | None] = {}
         self._warned: set[int] = set()  #: shards whose last owner died
         self._owned_at = 0.0
         self._moved = 0
         self._outstanding = 0
-        self._due: list[datetime] = []  #: a heap of when my timers fall due
-        self._postgres_at = datetime.now(UTC)  #: Postgres time at the last take, and when that was here
-        self._read_at = time.monotonic()
         self._runs_max: int | None = None
         self._left = False  #: the last batch left arrivals of its take behind
-        self._restless_seconds = RESTLESS_SECONDS[0]
         self._in_doubt = False  #: it was told to end before it knew whether its last batch landed
         self._stopping = threading.Event()
-        self._ring_read, self._ring_write = os.pipe()
-        os.set_blocking(self._ring_write, False)
-        os.set_blocking(self._ring_read, False)
+        self._rest = Rest(self._schema, self._connect, self._stopping)
         self._turns = Turns(
             installation.definitions,
             self._cache,
@@ -137,13 +122,13 @@ class Coordinator:
             connect=self._connect,
             owned=lambda: frozenset(self._shards),
             publisher=self._publisher,
-            ring=self._ring,
+            ring=self._rest.ring,
         )
 
     def stop(self) -> None:
         """Hand over: end after the turn under way. Safe in a signal handler."""
         self._stopping.set()
-        self._ring()
+        self._rest.ring()
 
     def run(self) -> None:
         """Take turns until told to stop, then hand every shard over at once.
@@ -171,8 +156,7 @@ class Coordinator:
             self._beat.stop()
             self._cache.clear()
             self._disconnect()
-            os.close(self._ring_read)
-            os.close(self._ring_write)
+            self._rest.close()
 
     # -- coming and going ------------------------------------------------------------------------------------------
 
@@ -206,19 +190,14 @@ class Coordinator:
         return self._connection
 
     def _disconnect(self) -> None:
-        for connection in (self._connection, self._bell_connection):
-            if connection is not None:
-                with suppress(psycopg.Error):
-                    connection.close()
-        self._connection = self._bell_connection = self._bell = None
-        self._asleep = False
+        if self._connection is not None:
+            with suppress(psycopg.Error):
+                self._connection.close()
+        self._connection = None
+        self._rest.disconnect()
         self._rung = frozenset()
         self._floors.forget()
         self._owned_at = 0.0
-
-    def _ring(self) -> None:
-        with suppress(BlockingIOError, OSError):
-            os.write(self._ring_write, b".")
 
     # -- the loop --------------------------------------------------------------------------------------------------
 
@@ -237,19 +216,19 @@ class Coordinator:
         if progress and (taken.more or self._left):
             return
         if progress and self._outstanding >= LINGER_OUTSTANDING and len(taken.arrivals) < LINGER_ARRIVALS:
-            self._awake()
+            self._rest.get_up()
             self._stopping.wait(min(self._outstanding * LINGER_SECONDS_EACH, LINGER_SECONDS_MAX))
             return
         if progress and len(taken.arrivals) > QUIET_ARRIVALS:
-            self._awake()
+            self._rest.get_up()
             return
-        self._sleep(looked=self._asleep)
+        self._sleep()
 
     def _take(self) -> Taken:
         per_shard = max(4, 2 * self._arrivals_max // max(len(self._shards), 1))
         # While the bells are held, every arrival rings: then only the shards that rang are looked at, and in full.
         rung, self._rung = self._rung & self._shards.keys(), frozenset()
-        if self._until_timer() <= 0:
+        if self._rest.until_timer() <= 0:
             rung = frozenset()
         taken = self._turning.take(
             self._turn_connection(),
@@ -262,7 +241,7 @@ class Coordinator:
         )
         concerned = {arrival.run for arrival in taken.arrivals if arrival.run} | {timer.run for timer in taken.timers}
         taken = replace(taken, runs={**taken.runs, **self._cache.rows(concerned, self._build)})
-        self._postgres_at, self._read_at = taken.now, time.monotonic()
+        self._rest.looked(taken.now, everywhere=not rung)
         return taken
 
     def _turn(self, taken: Taken, *, only: UUID | None = None) -> bool:
@@ -304,8 +283,7 @@ class Coordinator:
         self._outstanding += len(batch.tasks) - sum(1 for arrival in prepared.taken if arrival.token is not None)
         self._outstanding = max(self._outstanding, 0)
         self._left = len(prepared.taken) < len(taken.arrivals)
-        for timer in batch.timers:
-            heapq.heappush(self._due, timer.due_at)
+        self._rest.remember(timer.due_at for timer in batch.timers)
         messages = prepared.messages(task_ids)
         if messages:
             self._publisher.publish(messages, max(task_ids.values()))
@@ -370,7 +348,7 @@ class Coordinator:
             log.info("owns %d shards", len(owned))
             self._cache.evict_shards(changed)
             self._floors.forget()
-            self._awake()
+            self._rest.get_up()
         for shard in owned.values():
             if shard.id in came and shard.strikes > 0:
                 self._careful[shard.id] = shard.suspect
@@ -435,53 +413,17 @@ class Coordinator:
         self._careful.clear()
         self._warned.clear()
 
-    # -- sleeping --------------------------------------------------------------------------------------------------
-
-    def _sleep(self, *, looked: bool) -> None:
-        """Wait for a ring, the next look at what is mine, or a timer (P19).
-
-        While the bells are held every sender rings, so a turn that began with them held needs no second look.
-        """
-        bell = self._doorbell()
-        shards = sorted(self._shards)
-        if not self._asleep:
-            if not bell.try_sleep(shards):
-                # A sender is in flight, maybe in a caller's long transaction: look again soon, then less often.
-                self._stopping.wait(self._restless_seconds)
-                self._restless_seconds = min(self._restless_seconds * 1.5, RESTLESS_SECONDS[1])
-                return
-            self._restless_seconds = RESTLESS_SECONDS[0]
-            self._asleep = True
-        if not looked:
-            return  # one look at the inbox with the bells held, then sleep
-        seconds = max(min(OWN_SECONDS, self._until_timer()), 0.0)
-        rings = bell.wait(seconds, descriptors=[self._ring_read])
+    def _sleep(self) -> None:
+        """Lie down and look once more; having looked with the bells held, wait until there is something to do (P19)."""
+        if not self._rest.held:
+            self._rest.lie_down(sorted(self._shards))
+            return
+        rings, own = self._rest.wait(OWN_SECONDS)
         self._rung = rings.shards
         if rings.members:
             self._upkeep.now()
-        if rings.descriptors:
-            with suppress(BlockingIOError):
-                os.read(self._ring_read, 4096)
+        if own:
             self._owned_at = 0.0
-
-    def _until_timer(self) -> float:
-        """Return the seconds to the next timer that this coordinator set itself; others are found each second."""
-        now = self._postgres_at + timedelta(seconds=time.monotonic() - self._read_at)
-        while self._due and self._due[0] <= now:
-            heapq.heappop(self._due)
-        return (self._due[0] - now).total_seconds() if self._due else OWN_SECONDS
-
-    def _awake(self) -> None:
-        if self._asleep and self._bell is not None:
-            self._bell.wake()
-            self._asleep = False
-
-    def _doorbell(self) -> Doorbell:
-        if self._bell is None:
-            self._bell_connection = self._connect()
-            self._bell = Doorbell(self._bell_connection, self._schema)
-            self._asleep = False
-        return self._bell
 
 
 def serve(app: Celery) -> None:

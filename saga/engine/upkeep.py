@@ -53,7 +53,7 @@ class Upkeep:
         self.lost = threading.Event()
         self._membership = Membership(schema)
         self._reaping = Reaping(schema)
-        self._broker = Broker(app)
+        self._broker = Broker(app, timeout_seconds=COUNT_SECONDS)
         self._me = me
         self._grace_seconds = lease_seconds
         self._connect = connect
