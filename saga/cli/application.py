@@ -103,10 +103,12 @@ class Application:
             UnknownRun: there is none, or no coordinator has taken its start yet.
         """
         saga, key = split_address(address)
+        # In this order: a start that a turn takes in between is seen twice, the other way round it would be seen nowhere.
+        arrivals = self.reading.pending_arrivals(connection, saga, key)
         found = self.reading.find(connection, saga, key)
         if found is not None:
             return found
-        if self.reading.pending_arrivals(connection, saga, key):
+        if arrivals:
             raise UnknownRun(
                 f"run {address} is accepted, but no coordinator has taken its start yet; is one running? "
                 f"`saga show {address}` says what it waits for"

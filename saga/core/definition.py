@@ -37,6 +37,8 @@ class Policy:
     deadline_seconds: float | None = None  #: for all attempts together
 
     def __post_init__(self) -> None:
+        if not isinstance(self.retry, Retry):
+            raise DefinitionError(f"retry={self.retry!r}: expected a policy, such as retry=Retry(attempts=3)")
         for name, seconds in (("timeout", self.timeout_seconds), ("deadline", self.deadline_seconds)):
             if seconds is not None and not 0 < seconds <= 365 * 86_400:
                 raise DefinitionError(f"{name}={seconds!r}: expected seconds above 0 and at most a year, or None")

@@ -17,6 +17,10 @@ class ConfigurationError(SagaError):
     """Raised when a setting, the database or the broker is missing or unsafe; the message says what to set."""
 
 
+class DatabaseUnreachable(ConfigurationError):
+    """Raised when Postgres does not answer at the URL that is set."""
+
+
 class SchemaError(ConfigurationError):
     """Raised when the tables are missing, older or newer than this code."""
 

@@ -107,6 +107,7 @@ class Execution:
         seq = self._seq
         try:
             self._append(given, self._not_before(given.at))
+            effects = len(self.decision.effects)  # what the arrival itself asks for stands, like the arrival
             self._come_to_rest(self._not_before(now))
             state = self.state
             forward = state.ended is None and not state.undoing and state.suspended is None
@@ -153,6 +154,7 @@ class Execution:
     def stall_broken(self, given: Input, now: datetime) -> None:
         """Record that a replay broke on the way to this arrival, which waits in the log."""
         assert self.broken is not None
+        self._refold(given)
         self._stall(given, _Suspend(self.broken, self._message), now)
 
     def stopped(self) -> bool:
@@ -161,6 +163,7 @@ class Execution:
 
     def suspend(self, given: Input, now: datetime, reason: StallReason, message: str) -> None:
         """Stall the run for a reason that its coordinator found; the arrival waits in the log."""
+        self._refold(given)
         self._stall(given, _Suspend(reason, message), now)
 
     def take(self) -> Decision:
@@ -173,6 +176,18 @@ class Execution:
         return self._program is None or self._program.kill()
 
     # -- inside ----------------------------------------------------------------------------------------------------
+
+    def _refold(self, given: Input) -> None:
+        """Take over what an arrival asks for that no function will see: it is folded like any other."""
+        state = State(self.run)
+        for event in self._recorded:
+            state.apply(event)
+        state.effects.clear()
+        at = given.at if state.at is None else max(given.at, state.at)
+        state.apply(
+            Event(state.seq + 1, given.kind, at, given.token, given.attempt, given.claimant, given.key, given.payload)
+        )
+        self.decision.effects.extend(state.effects)
 
     def _not_before(self, at: datetime) -> datetime:
         return at if self.state.at is None else max(at, self.state.at)

@@ -19,11 +19,14 @@ def compose(name: str, given: type[Any], steps: Sequence[AnyStep]) -> Callable[[
     """
     if not steps:
         raise DefinitionError(f"sequence {name!r} has no steps")
+    for step in steps:
+        if not isinstance(step, AnyStep):
+            raise DefinitionError(f"sequence {name!r} got {step!r}: expected functions decorated with @step")
     sources: list[tuple[Any, str]] = [(given, "the input")]
     wiring: list[list[int]] = []
     returns: Any = None
     for step in steps:
-        hints = get_type_hints(step.function)
+        hints = _hints(name, step)
         wiring.append(
             [
                 _source(name, step, parameter, hints, sources)
@@ -42,6 +45,16 @@ def compose(name: str, given: type[Any], steps: Sequence[AnyStep]) -> Callable[[
     function.__name__ = function.__qualname__ = name
     function.__annotations__ = {"ctx": Context, "given": given, "return": returns}
     return function
+
+
+def _hints(name: str, step: AnyStep) -> dict[str, Any]:
+    try:
+        return get_type_hints(step.function)
+    except (NameError, TypeError) as error:
+        raise DefinitionError(
+            f"sequence {name!r}: the type hints of step {step.name} ({place_of(step.function)}) cannot be resolved: "
+            f"{error}; import the types at module level, before the sequence"
+        ) from error
 
 
 def _source(name: str, step: AnyStep, parameter: str, hints: dict[str, Any], sources: list[tuple[Any, str]]) -> int:

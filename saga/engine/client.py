@@ -12,12 +12,15 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 from uuid import UUID
 
+import psycopg
+
 from saga.core import inside
 from saga.core.address import check_key, new_run_id, shard_of
 from saga.core.context import Context
 from saga.core.definition import SagaDefinition
 from saga.core.errors import (
     ConfigurationError,
+    DatabaseUnreachable,
     DefinitionError,
     ResultTimeout,
     RunEnded,
@@ -158,13 +161,20 @@ class Handle(Generic[Out]):
         """
         give_up_at = time.monotonic() + timeout
         pause = POLL_SECONDS[0]
+        unreachable: Exception | None = None
         while True:
-            found = self._find()
+            found = None
+            try:
+                found, unreachable = self._find(), None
+            except (DatabaseUnreachable, psycopg.OperationalError) as error:
+                unreachable = error  # an outage is waited out like anything else
             if found is not None:
                 self._check_input(found)
                 if found.row.status in ENDED or found.row.status == Status.STALLED:
                     return self._outcome(found)
             remaining = give_up_at - time.monotonic()
+            if remaining <= 0 and unreachable is not None:
+                raise ResultTimeout(f"run {self.address}: Postgres does not answer") from unreachable
             if remaining <= 0:
                 raise ResultTimeout(self._why_not(found, timeout))
             time.sleep(min(pause, remaining))

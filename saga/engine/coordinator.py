@@ -90,6 +90,7 @@ class Coordinator:
         #: Shards whose last two owners died, with the run that was suspected.
         self._careful: dict[int, UUID | None] = {}
         self._warned: set[int] = set()  #: shards whose last owner died
+        self._republishing: set[int] = set()  #: shards whose tasks the publisher is sending again
         self._owned_at = 0.0
         self._moved = 0
         self._outstanding = 0
@@ -104,6 +105,8 @@ class Coordinator:
             build=self._build,
             route=lambda task: queue_of(app, task),
             logs=self._logs,
+            start_waits=self._start_waits,
+            moved=self._move,
             seconds=float(conf.saga_turn_seconds),
         )
         self._beat = Beat(
@@ -211,8 +214,10 @@ class Coordinator:
             progress = self._turn_carefully(taken)
         else:
             progress = self._turn(taken)
-            if not taken.more and not self._left:
-                self._acquit(self._careful.keys() | self._warned)
+        if not taken.more and (self._careful or self._warned):
+            # All that was there when the shards came has been tried, and nobody died of it.
+            self._acquit(self._careful.keys() | self._warned)
+            return
         if progress and (taken.more or self._left):
             return
         if progress and self._outstanding >= LINGER_OUTSTANDING and len(taken.arrivals) < LINGER_ARRIVALS:
@@ -254,7 +259,7 @@ class Coordinator:
 
     def _commit(self, prepared: Prepared, taken: Taken) -> bool:
         batch = prepared.batch
-        if not batch.taken and not batch.timers_gone:
+        if not batch.taken and not batch.timers_gone and not batch.timers_cancelled:
             return False
         kinds = " ".join(event.event.kind for event in batch.events)
         reach(Point.TURN_DECIDED, kinds)
@@ -272,6 +277,7 @@ class Coordinator:
             found = self._look_after(prepared)
             if found is None:
                 self._back_out(prepared)
+                self._runs_max = max(len(prepared.heads) // 2, 1)  # it may be the batch's size that ends connections
                 return True
             task_ids = found
         except BaseException:
@@ -284,6 +290,8 @@ class Coordinator:
         self._outstanding = max(self._outstanding, 0)
         self._left = len(prepared.taken) < len(taken.arrivals)
         self._rest.remember(timer.due_at for timer in batch.timers)
+        if batch.fences:
+            self._rest.get_up()  # what a fence takes back arrives without a ring
         messages = prepared.messages(task_ids)
         if messages:
             self._publisher.publish(messages, max(task_ids.values()))
@@ -325,6 +333,14 @@ class Coordinator:
         self._in_doubt = True
         return None
 
+    def _start_waits(self, saga: str, key: str) -> bool:
+        arrivals = self._installation.reading.pending_arrivals(self._turn_connection(), saga, key)
+        return any(arrival.kind == EventKind.RUN_STARTED for arrival in arrivals)
+
+    def _move(self) -> None:
+        """Tell the beat that the loop is alive: a long turn is not a dead one."""
+        self._moved += 1
+
     def _logs(self, runs: Iterable[UUID]) -> dict[UUID, Log]:
         return self._turning.events_of(self._turn_connection(), dict.fromkeys(runs, 0))
 
@@ -341,8 +357,6 @@ class Coordinator:
         owned = self._membership.owned(connection, self.me)
         changed = frozenset(owned.keys() ^ self._shards.keys())
         came = owned.keys() - self._shards.keys()
-        self._shards = owned
-        self._owned_at = time.monotonic()
         self._rung = frozenset()
         if changed:
             log.info("owns %d shards", len(owned))
@@ -356,11 +370,15 @@ class Coordinator:
                 # Its owner died. If the first turns here are what killed it, the next heir shall take them singly.
                 self._membership.set_suspect(connection, self.me, shard.id, None, WARNED)
                 self._warned.add(shard.id)
-            if shard.id in came and shard.republish_from is not None:
+            if shard.republish_from is not None and shard.id not in self._republishing:
                 self._republish(connection, shard)
+            self._move()
         if came:
             reach(Point.SHARDS_ACQUIRED)
             self._retry_with_this_build(connection, sorted(came))
+        # Last: what an error cut short is done again for shards that are not noted yet.
+        self._shards = owned
+        self._owned_at = time.monotonic()
 
     def _republish(self, connection: Connection, shard: OwnedShard) -> None:
         messages = self._membership.messages_after(connection, shard.id, shard.republish_from or 0)
@@ -368,7 +386,9 @@ class Coordinator:
         def published() -> None:
             with suppress(psycopg.Error), self._connect() as own:
                 self._membership.republished(own, self.me, shard.id)
+            self._republishing.discard(shard.id)
 
+        self._republishing.add(shard.id)
         self._publisher.give(messages, then=published)
 
     def _retry_with_this_build(self, connection: Connection, shards: list[int]) -> None:
@@ -386,6 +406,7 @@ class Coordinator:
                 dedupe=None,
                 payload=None,
             )
+            self._move()
 
     def _turn_carefully(self, taken: Taken) -> bool:
         """After two unclean deaths take one run at a time, written down before it is tried: it may be what killed."""

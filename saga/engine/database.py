@@ -12,7 +12,7 @@ import psycopg
 from sqlalchemy import Engine, create_engine, make_url
 from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError
 
-from saga.core.errors import ConfigurationError, SchemaError
+from saga.core.errors import ConfigurationError, DatabaseUnreachable, SchemaError
 
 Psycopg = psycopg.Connection[Any]
 
@@ -74,14 +74,15 @@ class Database:
         """Lend a psycopg connection in autocommit.
 
         Raises:
-            ConfigurationError: the database cannot be reached; the message names host and port, never the password.
+            DatabaseUnreachable: the message names host and port, never the password.
+            SchemaError: the tables are not there.
         """
         try:
             pooled = self.engine(autocommit=True).connect()
         except (OperationalError, InterfaceError) as error:
             shown = make_url(self.url).render_as_string(hide_password=True)
             reason = str(error.orig).strip().splitlines()[0]
-            raise ConfigurationError(f"cannot reach the database {shown}: {reason}") from error
+            raise DatabaseUnreachable(f"cannot reach the database {shown}: {reason}") from error
         with pooled:
             driver = pooled.connection.driver_connection
             assert isinstance(driver, psycopg.Connection)

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import celery
-from celery import Celery, _state
+import psycopg
+from celery import Celery, _state, signals
 
 from saga.core.errors import ConfigurationError
 from saga.engine import registry
 from saga.engine.codec import JsonCodec
 from saga.engine.database import Database
 from saga.engine.registry import Definitions
+from saga.engine.store.connect import connect
 from saga.engine.store.reading import Reading
 from saga.engine.store.sending import Sending
 from saga.engine.store.working import Working
+
+log = logging.getLogger("saga.worker")
 
 #: The options and their defaults; set them as any of Celery's, `app.conf.saga_…` or `CELERY_SAGA_…` under Django.
 DEFAULTS: dict[str, Any] = {
@@ -116,6 +121,9 @@ def install(app: Celery, *, database: str | None = None) -> Celery:
 
     `database` is the URL of the Postgres that holds the step log; without it, `app.conf.saga_database_url`.
     Returns the app.
+
+    Raises:
+        ConfigurationError: it was called on this application before.
     """
     if app in _installations:
         raise ConfigurationError(f"install({app.main!r}) was called twice: once per application is enough")
@@ -176,5 +184,23 @@ def _declared() -> None:
             installation.refresh()
 
 
+def _worker_starts(instance: Any, **_: Any) -> None:
+    """Refuse to start a worker that could not claim anything; one whose Postgres is only away waits for it."""
+    app = instance.app._get_current_object() if hasattr(instance.app, "_get_current_object") else instance.app
+    installation = _installations.get(app)
+    if installation is None:
+        return
+    from saga.engine import schema as tables
+
+    try:
+        with connect(installation.database.url, application_name="saga-check", session=False) as connection:
+            tables.check(connection, installation.schema)
+    except ConfigurationError as error:
+        raise SystemExit(f"this worker cannot run steps: {error}") from None
+    except psycopg.OperationalError as error:
+        log.warning("Postgres does not answer (%s): steps wait until it does", type(error).__name__)
+
+
 _state.connect_on_app_finalize(_finalized)
+signals.celeryd_init.connect(_worker_starts, weak=False)
 registry.listen(_declared)

@@ -35,7 +35,15 @@ class Broker:
         self._timeout_seconds = timeout_seconds
         self._connection: BrokerConnection | None = None
         self._channel: Any = None
+        self._is_redis: bool | None = None
         self._templates: dict[str, dict[str, Any]] = {}
+
+    @property
+    def pipelines(self) -> bool:
+        """Whether a batch is one pipeline, with a bound on its answer: so on Redis, and only there."""
+        if self._is_redis is None:
+            self._is_redis = self._app.connection_for_write().transport.driver_type == "redis"
+        return self._is_redis
 
     def publish(self, messages: Sequence[TaskMessage]) -> None:
         """Put messages into their queues; when it returns, the broker has them all.
@@ -44,7 +52,7 @@ class Broker:
             Exception: whatever the transport raises: any number of them may be in the queues, so publish all again.
         """
         channel = self._open()
-        if self._connection is not None and self._connection.transport.driver_type == "redis":
+        if self.pipelines:
             for start in range(0, len(messages), PIPELINE_MAX):
                 self._push(channel, messages[start : start + PIPELINE_MAX])
         else:

@@ -78,7 +78,7 @@ class Publisher:
         For the turn's own thread only.
         """
         # Nothing of the thread's is unpublished, so the mark may pass over it.
-        direct = self.drained and len(messages) <= DIRECT_MAX
+        direct = self._direct.pipelines and self.drained and len(messages) <= DIRECT_MAX
         if direct and time.monotonic() >= self._direct_again_at:
             try:
                 self._direct.publish(messages)

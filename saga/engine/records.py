@@ -194,7 +194,8 @@ class Batch:
     """Everything one P9 writes, all of it or nothing."""
 
     taken: list[int] = field(default_factory=list)  #: inbox ids to delete
-    timers_gone: list[tuple[UUID, str]] = field(default_factory=list)  #: (run, name): fired or cancelled, must exist
+    timers_gone: list[tuple[UUID, str]] = field(default_factory=list)  #: (run, name): fired, so they must exist
+    timers_cancelled: list[tuple[UUID, str]] = field(default_factory=list)
     runs: list[NewRun] = field(default_factory=list)
     changes: list[RunChange] = field(default_factory=list)
     events: list[NewEvent] = field(default_factory=list)

@@ -21,6 +21,9 @@ from saga.engine.store.sleeping import Doorbell, Rings
 #: Seconds between two tries to lie down while a sender is in flight: the first, and the longest.
 RESTLESS_SECONDS = (0.005, 0.1)
 
+#: Timers further off than this are left to the look at everything that is made each second.
+SOON_SECONDS = 60.0
+
 
 class Rest:
     """The doorbell of a coordinator's shards (P19), its own timers, and a pipe that its threads ring.
@@ -94,9 +97,11 @@ class Rest:
             heapq.heappop(self._due)
 
     def remember(self, due_at: Iterable[datetime]) -> None:
-        """Remember timers that were set, so as to wake when they fall due; others are found each second."""
+        """Remember timers that fall due soon, so as to wake for them; all others are found each second."""
+        soon = self._postgres_at + timedelta(seconds=SOON_SECONDS)
         for due in due_at:
-            heapq.heappush(self._due, due)
+            if due < soon:
+                heapq.heappush(self._due, due)
 
     def until_timer(self) -> float:
         """Return the seconds to the next remembered timer; 0 or less: it is due."""

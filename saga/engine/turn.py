@@ -83,7 +83,11 @@ class _Work:
 
 
 class Turns:
-    """Decides turns. `route` tells the queue of a task, `logs` reads the logs of runs that are not in memory."""
+    """Decides turns.
+
+    `route` tells the queue of a task, `logs` reads the logs of runs that are not in memory, `start_waits` says whether
+    an address has a start that no turn has taken, and `moved` is told at every run that the host is alive.
+    """
 
     def __init__(
         self,
@@ -93,6 +97,8 @@ class Turns:
         build: str,
         route: Callable[[str], str],
         logs: Callable[[Iterable[UUID]], dict[UUID, Log]],
+        start_waits: Callable[[str, str], bool],
+        moved: Callable[[], None],
         seconds: float,
     ) -> None:
         self._definitions = definitions
@@ -100,6 +106,8 @@ class Turns:
         self._build = build
         self._route = route
         self._logs = logs
+        self._start_waits = start_waits
+        self._moved = moved
         self._seconds = seconds
         self._queues: dict[str, str] = {}
 
@@ -121,6 +129,7 @@ class Turns:
         ]
         logs = self._logs(missing) if missing else {}
         for work in chosen:
+            self._moved()
             self._turn(work, taken.now, logs.get(work.run, []), prepared)
         return prepared
 
@@ -164,7 +173,9 @@ class Turns:
                 run = addresses.get((arrival.saga, arrival.key))
             if run is not None and (run in taken.runs or run in works):
                 work_of(run).arrivals.append(arrival)
-            elif (taken.now - arrival.at).total_seconds() > ORPHAN_SECONDS:
+            elif (taken.now - arrival.at).total_seconds() > ORPHAN_SECONDS and not (
+                arrival.saga and arrival.key and self._start_waits(arrival.saga, arrival.key)
+            ):
                 self._drop(arrival, prepared, run)
         for timer in taken.timers:
             if timer.run in taken.runs:
@@ -256,8 +267,11 @@ class Turns:
         fold_only = suspended and EventKind.RETRY_REQUESTED not in kinds
         cached = self._load(work, now, log, fold_only=fold_only)
         if cached is not None and cached.execution.broken is not None and kinds & _UNBLOCKING:
+            # Only what needs no function is fed; the rest waits for the turn that records the stall.
             self._cache.let_go(cached.execution)
             cached = self._load(work, now, log, fold_only=True)
+            work.arrivals = [arrival for arrival in work.arrivals if arrival.kind in _UNBLOCKING]
+            work.timers = []
         if cached is None:
             return [], None, set()
         execution = cached.execution
@@ -279,10 +293,13 @@ class Turns:
                 break
         set_again = {effect.name for effect in execution.decision.effects if isinstance(effect, SetTimer)}
         for timer in work.timers:
-            standing = timer.name in execution.state.timers and timer.name not in set_again
-            if not execution.stopped() and standing:
+            if execution.stopped() or timer.name in set_again:
+                continue
+            if timer.name in execution.state.timers:
                 execution.feed(Input(EventKind.TIMER_FIRED, now, key=timer.name), now)
                 fired.add(timer.name)
+            else:  # the run knows nothing of it: it would only come back at every look
+                prepared.batch.timers_cancelled.append((work.run, timer.name))
         return fed, cached, fired
 
     def _already_known(self, execution: Execution, arrival: Arrival, prepared: Prepared) -> bool:
@@ -315,6 +332,8 @@ class Turns:
             return cached
         definition = self._definitions.find(row.saga, row.version)
         execution = Execution(work.run, row.key, definition, codec, fold_only=fold_only)
+        # A run that was in memory when the batch began may have made room for another since.
+        log = log or self._logs([work.run]).get(work.run, [])
         execution.replay(event for event, _ in log)
         return CachedRun(
             execution,
@@ -404,7 +423,7 @@ class Turns:
         self, work: _Work, cached: CachedRun, effects: list[Effect], fired: set[str], batch: Batch
     ) -> None:
         timers: dict[str, NewTimer] = {}
-        gone = set(fired)
+        cancelled: set[str] = set()
         tasks: dict[UUID, NewTask] = {}
         for effect in effects:
             match effect:
@@ -415,8 +434,8 @@ class Turns:
                 case SetTimer(name, due_at):
                     timers[name] = NewTimer(work.run, name, cached.shard, due_at)
                 case CancelTimer(name):
-                    if timers.pop(name, None) is None:
-                        gone.add(name)
+                    timers.pop(name, None)
+                    cancelled.add(name)
                 case Fence(token):
                     if token not in tasks:
                         batch.fences.append(token)
@@ -425,7 +444,8 @@ class Turns:
                         batch.kills.append(token)
         batch.tasks.extend(tasks.values())
         batch.timers.extend(timers.values())
-        batch.timers_gone.extend((work.run, name) for name in sorted(gone))
+        batch.timers_gone.extend((work.run, name) for name in sorted(fired))
+        batch.timers_cancelled.extend((work.run, name) for name in sorted(cancelled - fired))
 
     def _queue(self, task: str) -> str:
         queue = self._queues.get(task)

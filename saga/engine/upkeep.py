@@ -123,7 +123,7 @@ class Upkeep:
 
     def _find_lost_messages(self, connection: Connection) -> None:
         """Compare the broker's count of each queue with the unclaimed tasks (P18); publish again what is missing."""
-        self._overdue_at, overdue = self._reaping.overdue(connection, self._overdue_at)
+        overdue_at, overdue = self._reaping.overdue(connection, self._overdue_at)
         unclaimed = self._reaping.unclaimed_by_queue(connection)
         try:
             counts = self._broker.counts(unclaimed)
@@ -131,6 +131,7 @@ class Upkeep:
             log.warning("the broker's queues could not be counted (%s)", type(error).__name__)
             self._broker.close()
             return
+        self._overdue_at = overdue_at
         again: list[TaskMessage] = list(overdue)
         short: dict[str, int] = {}
         for queue, count in counts.items():

@@ -20,8 +20,8 @@ from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 from sqlalchemy.exc import DBAPIError
 
 from saga.core.current import Attempt, attempt_now
-from saga.core.definition import AnyStep
-from saga.core.errors import Abort, RetryLater
+from saga.core.definition import AnyStep, place_of
+from saga.core.errors import Abort, DefinitionError, RetryLater
 from saga.core.events import Direction, EventKind, split_task_name
 from saga.core.outcome import wrap
 from saga.core.state import GRACE_SECONDS
@@ -39,11 +39,25 @@ T = TypeVar("T")
 #: Seconds between two tries to reach Postgres: the first, and the longest.
 RETRY_SECONDS = (0.05, 2.0)
 
+#: What is no answer: Postgres is away, or its tables are (a worker that burnt its messages on that would be worse).
+_NO_ANSWER = (
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    psycopg.errors.UndefinedTable,
+    psycopg.errors.InvalidSchemaName,
+    psycopg.errors.InsufficientPrivilege,
+    CommitUnknown,
+)
+
 _connections: dict[tuple[int, str], Connection] = {}
 
 
 def register_tasks(installation: Installation) -> None:
-    """Register a Celery task for every action, compensation and probe that has none yet."""
+    """Register a Celery task for every action, compensation and probe that has none yet.
+
+    Raises:
+        DefinitionError: a task of the team's own has a step's name.
+    """
     app = installation.app
     for name, step in installation.definitions.steps.items():
         for direction, suffix in (
@@ -51,8 +65,16 @@ def register_tasks(installation: Installation) -> None:
             (Direction.COMPENSATION, ".compensate"),
             (Direction.PROBE, ".probe"),
         ):
-            if function_of(step, direction) is not None and name + suffix not in app.tasks:
+            if function_of(step, direction) is None:
+                continue
+            other = app.tasks.get(name + suffix)
+            if other is None:
                 app.register_task(_task_class(app, installation, step, direction, name + suffix)())
+            elif not getattr(other, "saga_step", False):
+                raise DefinitionError(
+                    f"the Celery task {name + suffix!r} of {type(other).__module__} has the name of the step at "
+                    f"{place_of(step.function)}: give the step another with name="
+                )
 
 
 def _task_class(app: Any, installation: Installation, step: AnyStep, direction: Direction, name: str) -> type[Any]:
@@ -66,6 +88,7 @@ def _task_class(app: Any, installation: Installation, step: AnyStep, direction: 
     # may be lost or doubled with and without.
     settings: dict[str, Any] = {
         "name": name,
+        "saga_step": True,
         "run": run,
         "__doc__": function_of(step, direction).__doc__ or step.__doc__,
         "__module__": step.__module__,
@@ -228,7 +251,7 @@ def _until_answered(
         try:
             try:
                 return ask(_connection(installation))
-            except (psycopg.OperationalError, psycopg.InterfaceError, CommitUnknown) as error:
+            except _NO_ANSWER as error:
                 log.warning("no answer from Postgres (%s); asking again in %.2f s", type(error).__name__, pause)
                 disconnect(installation)
                 time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads reconnects, no secret

@@ -218,6 +218,8 @@ class Hand:
             build=definitions.build,
             route=lambda task: queue_of(world.installation.app, task),
             logs=lambda runs: turning.events_of(connection, dict.fromkeys(runs, 0)),
+            start_waits=lambda saga, key: False,
+            moved=lambda: None,
             seconds=5.0,
         )
         return cls(world, me, connection, turning, turns)

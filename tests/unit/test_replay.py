@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import timedelta
 
 import pytest
 
 from saga import Abort, Context, StallReason, Status, StepFailed, step
 from saga.core import execution as execution_module
 from saga.core import inside, program
-from saga.core.events import EventKind
+from saga.core.effects import CancelTimer, SetTimer
+from saga.core.events import EventKind, start_payload
 from saga.core.execution import Decision, Execution
-from tests.unit.driven import CODEC, RUN, Driven, define
+from tests.unit.driven import BEGAN, CODEC, RUN, Driven, define
 from tests.unit.steps import charge, look, ship, stock
 
 pytestmark = pytest.mark.usefixtures("own_declarations")
@@ -266,6 +268,39 @@ def test_a_run_without_a_definition_stalls_and_goes_on_when_there_is_one() -> No
     run.reload(define(two)).retry().succeed("stock").succeed("charge")
 
     assert run.status is Status.COMPLETED
+
+
+def test_the_timers_of_an_arrival_that_stalls_its_run_are_set_all_the_same() -> None:
+    """Else the log tells of a timer that the table has not, and the turn that cancels it can never be stored."""
+    started = execution_module.Input(EventKind.RUN_STARTED, BEGAN, payload=start_payload(1, 60.0, "1"))
+    fed = Execution(RUN, "k", None, CODEC)
+    fed.feed(started, BEGAN)
+    suspended = Execution(RUN, "k", None, CODEC)
+    suspended.suspend(started, BEGAN, StallReason.SAGA_BUG, "it killed its coordinator")
+
+    for execution in (fed, suspended):
+        decision = execution.take()
+        assert [event.kind for event in decision.events] == [EventKind.RUN_STARTED, EventKind.RUN_STALLED]
+        assert decision.effects == [SetTimer("timeout", BEGAN + timedelta(seconds=60))]
+
+
+def test_an_arrival_that_a_broken_replay_leaves_in_the_log_still_cancels_its_timer() -> None:
+    @step(name="steps.timely", deadline=60)
+    def timely(n: int) -> int:
+        return n
+
+    def function(ctx: Context, n: int) -> int:
+        return ctx.run(timely, n)
+
+    run = Driven(define(function))
+    success = _success_of(run, "timely", 1)
+    broken = Execution(RUN, "k", define(other), CODEC)
+    broken.replay(run.log)
+    assert broken.broken is StallReason.REPLAY_MISMATCH
+
+    broken.stall_broken(success, run.now)
+
+    assert broken.take().effects == [CancelTimer("deadline:steps.timely#1")]
 
 
 def test_a_run_without_a_definition_can_be_cancelled() -> None:

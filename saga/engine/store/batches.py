@@ -22,7 +22,11 @@ def arguments_of(me: UUID, batch: Batch) -> tuple[Any, ...]:
     return (
         me,
         batch.taken or None,
-        _json({"run": str(run), "name": name} for run, name in batch.timers_gone),
+        _json(
+            {"run": str(run), "name": name, "fired": fired}
+            for timers, fired in ((batch.timers_gone, True), (batch.timers_cancelled, False))
+            for run, name in timers
+        ),
         _json(
             {
                 "id": str(r.id),

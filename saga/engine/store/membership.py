@@ -84,7 +84,8 @@ _REPUBLISHED = "UPDATE {s}.shard SET republish_from = NULL WHERE id = %s AND own
 
 # What is still to be published again stays mine until it is.
 _RELEASE = """
-UPDATE {s}.shard SET owner = NULL WHERE id = ANY (%(shards)s) AND owner = %(me)s AND republish_from IS NULL
+UPDATE {s}.shard SET owner = NULL, suspect = NULL, strikes = 0
+WHERE id = ANY (%(shards)s) AND owner = %(me)s AND republish_from IS NULL
 RETURNING id
 """
 
@@ -94,7 +95,9 @@ WHERE id = %(me)s AND dead_at IS NULL
 """
 
 # A shard that is to be published again keeps its dead owner: the heir finds it by dead_at and adopts the mark.
-_RESIGN_SHARDS = "UPDATE {s}.shard SET owner = NULL WHERE owner = %(me)s AND republish_from IS NULL"
+_RESIGN_SHARDS = """
+UPDATE {s}.shard SET owner = NULL, suspect = NULL, strikes = 0 WHERE owner = %(me)s AND republish_from IS NULL
+"""
 
 _RING_ALL = "SELECT pg_notify('{channel}', 'members')"
 

@@ -193,10 +193,15 @@ BEGIN
         END IF;
     END IF;
     IF p_timers_gone IS NOT NULL THEN
-        DELETE FROM {s}.timer t USING json_to_recordset(p_timers_gone) AS x(run uuid, name text)
-            WHERE t.run = x.run AND t.name = x.name;
-        GET DIAGNOSTICS found_rows = ROW_COUNT;
-        IF found_rows <> json_array_length(p_timers_gone) THEN
+        -- Only a timer that fired must still be there; one that is cancelled may never have been set.
+        WITH gone AS (
+            DELETE FROM {s}.timer t USING json_to_recordset(p_timers_gone) AS x(run uuid, name text, fired boolean)
+            WHERE t.run = x.run AND t.name = x.name RETURNING x.fired
+        )
+        SELECT count(*) FILTER (WHERE fired) INTO found_rows FROM gone;
+        IF found_rows <> (
+            SELECT count(*) FILTER (WHERE fired) FROM json_to_recordset(p_timers_gone) AS x(fired boolean)
+        ) THEN
             RAISE EXCEPTION USING ERRCODE = 'SG001', MESSAGE = 'timers of this batch are gone already';
         END IF;
     END IF;
