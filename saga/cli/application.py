@@ -103,7 +103,7 @@ class Application:
             UnknownRun: there is none, or no coordinator has taken its start yet.
         """
         saga, key = split_address(address)
-        # In this order: a start that a turn takes in between is seen twice, the other way round it would be seen nowhere.
+        # In this order a start that a turn takes in between is seen twice; the other way round it is seen nowhere.
         arrivals = self.reading.pending_arrivals(connection, saga, key)
         found = self.reading.find(connection, saga, key)
         if found is not None:

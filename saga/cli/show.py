@@ -33,7 +33,7 @@ def show_command(invocation: Invocation, *, run: str, payloads: bool) -> None:
     with application.connection() as connection:
         reading = application.reading
         now = database_now(connection)
-        # In this order: a start that a turn takes in between is seen twice, the other way round it would be seen nowhere.
+        # In this order a start that a turn takes in between is seen twice; the other way round it is seen nowhere.
         arrivals = reading.pending_arrivals(connection, saga, key)
         found = reading.find(connection, saga, key)
         coordinators = reading.coordinators(connection)
