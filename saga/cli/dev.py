@@ -217,9 +217,11 @@ def _write_state(named: str, servers: Servers, children: list[Child]) -> None:
         "database_url": servers.database_url,
         "broker_url": servers.broker_url,
     }
-    path = FOLDER / STATE_FILE
-    path.touch(mode=0o600)
-    path.write_text(json.dumps(state))
+    # Whoever reads it meanwhile sees the old state or the new one, never half of it.
+    written = FOLDER / f"{STATE_FILE}.new"
+    written.touch(mode=0o600)
+    written.write_text(json.dumps(state))
+    written.replace(FOLDER / STATE_FILE)
 
 
 def _tell(output: Output, named: str, servers: Servers, children: list[Child]) -> None:
