@@ -9,7 +9,7 @@ from uuid import UUID
 
 from saga.core.effects import CancelTimer, Effect, Fence, Kill, RunTask, SetTimer
 from saga.core.events import Direction, Event, EventKind, token_of
-from saga.core.lifecycle import ENDED, Cause, StallReason, Status
+from saga.core.lifecycle import Cause, StallReason, Status
 from saga.core.outcome import companion_input, found, unwrap
 from saga.core.tracks import Phase, StepState, Track, read_pinned
 
@@ -477,8 +477,3 @@ def json_after(text: str, field: str) -> str:
     """Return the JSON text of an object's last field, byte for byte as it was written; empty where it is missing."""
     start = text.find(f'"{field}":')
     return text[start + len(field) + 3 : -1] if start >= 0 else ""
-
-
-def all_ended(status: Status) -> bool:
-    """Say whether a status is one that a run never leaves."""
-    return status in ENDED
