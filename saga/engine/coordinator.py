@@ -38,6 +38,7 @@ from saga.engine.store.floors import Floors
 from saga.engine.store.membership import Membership, OwnedShard
 from saga.engine.store.sending import Sending
 from saga.engine.store.turning import Turning
+from saga.engine.suspicion import DEATHS_ALONE_MAX, Suspicion
 from saga.engine.turn import Log, Prepared, Turns
 from saga.engine.upkeep import Upkeep
 
@@ -53,9 +54,6 @@ LINGER_SECONDS_EACH = 0.0004
 LINGER_SECONDS_MAX = 0.05
 #: A turn of at most so many arrivals leaves the bells rung for: waking up and lying down again would cost more.
 QUIET_ARRIVALS = 4
-#: What a shard's `strikes` say: its last owner died; or the one before it too, and its runs are tried one at a time.
-WARNED = 1
-TRIED_ALONE = 2
 
 #: Stalls that another build may get going again.
 _NEW_BUILD_HELPS = (StallReason.NO_DEFINITION, StallReason.REPLAY_MISMATCH)
@@ -87,9 +85,7 @@ class Coordinator:
         self._connection: Connection | None = None
         self._rung: frozenset[int] = frozenset()  #: shards that rang while the bells were held
         self._shards: dict[int, OwnedShard] = {}
-        #: Shards whose last two owners died, with the run that was suspected.
-        self._careful: dict[int, UUID | None] = {}
-        self._warned: set[int] = set()  #: shards whose last owner died
+        self._suspicion = Suspicion(self._membership, self.me)
         self._republishing: set[int] = set()  #: shards whose tasks the publisher is sending again
         self._owned_at = 0.0
         self._moved = 0
@@ -210,13 +206,10 @@ class Coordinator:
         if time.monotonic() - self._owned_at >= OWN_SECONDS:
             self._own()
         taken = self._take()
-        if self._careful and (taken.arrivals or taken.timers):
-            progress = self._turn_carefully(taken)
-        else:
-            progress = self._turn(taken)
-        if not taken.more and (self._careful or self._warned):
-            # All that was there when the shards came has been tried, and nobody died of it.
-            self._acquit(self._careful.keys() | self._warned)
+        careful = self._suspicion.careful and (taken.arrivals or taken.timers)
+        progress = self._turn_carefully(taken) if careful else self._turn(taken)
+        if not taken.more and self._suspicion:
+            self._suspicion.acquit(self._turn_connection(), self._shards)
             return
         if progress and (taken.more or self._left):
             return
@@ -363,13 +356,8 @@ class Coordinator:
             self._cache.evict_shards(changed)
             self._floors.forget()
             self._rest.get_up()
+        self._suspicion.came(connection, (owned[shard] for shard in came))
         for shard in owned.values():
-            if shard.id in came and shard.strikes > 0:
-                self._careful[shard.id] = shard.suspect
-            elif shard.id in came and shard.republish_from is not None:
-                # Its owner died. If the first turns here are what killed it, the next heir shall take them singly.
-                self._membership.set_suspect(connection, self.me, shard.id, None, WARNED)
-                self._warned.add(shard.id)
             if shard.republish_from is not None and shard.id not in self._republishing:
                 self._republish(connection, shard)
             self._move()
@@ -413,26 +401,16 @@ class Coordinator:
         progress = False
         row_shards = {row.id: row.shard for row in taken.runs.values()}
         starts = {a.run: a.shard for a in taken.arrivals if a.kind == EventKind.RUN_STARTED and a.run is not None}
-        for run, shard_id in {**starts, **row_shards}.items():
-            if shard_id not in self._careful:
-                progress |= self._turn(taken, only=run)
-                continue
-            if self._careful[shard_id] == run:
-                log.error("run %s killed the coordinator that tried it alone and is stalled", run)
-                self._careful[shard_id] = None
-                message = "its coordinator died while it was tried alone, after two others had died on its shard"
+        for run, shard in self._suspicion.first({**starts, **row_shards}).items():
+            if self._suspicion.guilty(run, shard):
+                log.error("run %s killed the coordinators that tried it alone and is stalled", run)
+                message = f"{DEATHS_ALONE_MAX} coordinators died one after the other while they tried it alone"
                 progress |= self._commit(self._turns.stall(taken, run, StallReason.SAGA_BUG, message), taken)
                 continue
-            self._membership.set_suspect(self._turn_connection(), self.me, shard_id, run, TRIED_ALONE)
+            self._suspicion.tries(self._turn_connection(), run, shard)
             progress |= self._turn(taken, only=run)
+        self._suspicion.survived(self._turn_connection())
         return progress
-
-    def _acquit(self, shards: set[int]) -> None:
-        """Clear shards whose first turns killed nobody."""
-        for shard_id in shards & self._shards.keys():
-            self._membership.set_suspect(self._turn_connection(), self.me, shard_id, None, 0)
-        self._careful.clear()
-        self._warned.clear()
 
     def _sleep(self) -> None:
         """Lie down and look once more; having looked with the bells held, wait until there is something to do (P19)."""

@@ -251,9 +251,31 @@ def test_only_the_owner_marks_a_suspect(world: World, connection: Connection) ->
     run = uuid4()
 
     assert world.membership.set_suspect(connection, me, 0, run, 2)
-    assert not world.membership.set_suspect(connection, other, 0, None, 0)
+    assert not world.membership.set_suspect(connection, other, 0, uuid4(), 0)
+    world.membership.set_strikes(connection, other, [0], 0)
 
     assert world.membership.owned(connection, me)[0] == OwnedShard(0, None, run, 2)
+
+
+def test_one_run_is_suspected_at_a_time(world: World, connection: Connection) -> None:
+    me = world.coordinator(connection)
+    world.membership.acquire(connection, me, 3, 0)
+    first, second = uuid4(), uuid4()
+
+    world.membership.set_strikes(connection, me, [2], 1)
+    world.membership.set_suspect(connection, me, 0, first, 4)
+    world.membership.set_suspect(connection, me, 1, second, 2)
+
+    owned = world.membership.owned(connection, me)
+    assert owned == {
+        0: OwnedShard(0, None, None, 2),
+        1: OwnedShard(1, None, second, 2),
+        2: OwnedShard(2, None, None, 1),
+    }
+
+    world.membership.set_strikes(connection, me, [0, 1], 0)
+
+    assert {shard.strikes for shard in world.membership.owned(connection, me).values()} == {0, 1}
 
 
 def test_messages_are_read_in_portions_oldest_first(world: World, connection: Connection) -> None:

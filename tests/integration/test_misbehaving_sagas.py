@@ -99,12 +99,12 @@ def test_a_poison_run_does_not_kill_heir_after_heir(bare_fleet: Fleet) -> None:
     poison = fleet.start(blocking, "poison", function="exit")
     others = [fleet.start(trip, f"beside-poison-{number}") for number in range(3)]
 
-    fleet.stalls_as(poison, StallReason.SAGA_BUG, seconds=40)
+    fleet.stalls_as(poison, StallReason.SAGA_BUG, seconds=60)
 
     for other in others:
         fleet.ends(other, Status.COMPLETED)
     deaths = [code for node in coordinators for code in node.exits if code == 7]
-    assert 1 <= len(deaths) <= 3
+    assert 1 <= len(deaths) <= 5
 
 
 def test_a_run_that_kills_its_coordinator_when_a_timer_fires_is_stalled_too(bare_fleet: Fleet) -> None:
@@ -117,9 +117,9 @@ def test_a_run_that_kills_its_coordinator_when_a_timer_fires_is_stalled_too(bare
     (fleet.folder / "poisoned").touch()
     fleet.kill(*coordinators)
 
-    fleet.stalls_as(poison, StallReason.SAGA_BUG, seconds=30)
+    fleet.stalls_as(poison, StallReason.SAGA_BUG, seconds=50)
 
-    assert len([code for node in coordinators for code in node.exits if code == 7]) <= 3
+    assert len([code for node in coordinators for code in node.exits if code == 7]) <= 4
 
 
 def test_f27_a_new_build_retries_what_the_old_one_could_not_run(bare_fleet: Fleet) -> None:

@@ -82,6 +82,7 @@ class Child:
     body: Callable[[], None]
     pid: int
     kept: bool = True
+    consumes: bool = False  #: a worker: its last words count
     exits: list[int] = field(default_factory=list)
 
     @property
@@ -149,9 +150,13 @@ class World:
             chosen = faults or Faults()
             rng = random.Random(f"{self.seed}-{name}-{time.time_ns()}")
             chosen.wrap_worker(rng)
-            consume(self.installation, self.broker_url, chosen, rng)
+            ends = threading.Event()
+            signal.signal(signal.SIGTERM, lambda number, frame: ends.set())
+            consume(self.installation, self.broker_url, chosen, rng, ends)
 
-        return self._fork(name, body)
+        child = self._fork(name, body)
+        child.consumes = True
+        return child
 
     def _fork(self, name: str, body: Callable[[], None]) -> Child:
         child = self.children.get(name) or Child(name, body, 0)
@@ -217,6 +222,16 @@ class World:
         for name in names or tuple(self.children):
             if self.children[name].lives:
                 os.kill(self.children[name].pid, signal.SIGCONT)
+
+    def retire(self) -> list[Child]:
+        """Let the workers finish what they have in hand and end; return those that did."""
+        workers = [child for child in self.children.values() if child.consumes and child.kept]
+        for child in workers:
+            child.kept = False
+            if child.lives:
+                os.kill(child.pid, signal.SIGTERM)
+        self.wait(lambda: not any(child.lives for child in workers), seconds=PATIENCE_SECONDS)
+        return workers
 
     def remove(self, *names: str) -> None:
         """Kill children for good."""
@@ -314,19 +329,33 @@ class World:
         (self.folder / f"{gate}.open").touch()
 
     def audit(self, *, seconds: float = PATIENCE_SECONDS) -> list[Violation]:
-        """Wait until all is quiet, for so long, and hold everything against the invariants."""
+        """Wait until all is quiet, for so long, and hold everything against the invariants.
+
+        A fenced worker may still be at work when every run has ended: it is quiet when the workers have told all.
+        """
         self.armoury.disarm()
-        self.wait(lambda: self.count(OPEN) == 0, seconds=seconds)
+        self.thaw()
+        give_up_at = time.monotonic() + seconds
+        while time.monotonic() < give_up_at:
+            self.wait(lambda: self.count(OPEN) == 0, seconds=give_up_at - time.monotonic())
+            retired = self.retire()
+            self.wait(lambda: self.count("SELECT count(*) FROM saga.inbox") == 0, seconds=give_up_at - time.monotonic())
+            if self.count(OPEN) == 0:
+                break
+            for child in retired:  # what they told last has set something going
+                child.kept = True
         audit = Audit(self.owner, self.ledger.entries(), accepted=self.accepted, stalls=self.stalls, definitions=SAGAS)
         return audit.check()
 
 
-def consume(installation: Installation, broker_url: str, faults: Faults, rng: random.Random) -> None:
-    """Take messages off the queue for ever: some are lost, some doubled, the rest run as a real worker runs them."""
+def consume(
+    installation: Installation, broker_url: str, faults: Faults, rng: random.Random, ends: threading.Event
+) -> None:
+    """Take messages off the queue until told to end: some are lost, some doubled, the rest run as by a real worker."""
     client = redis.Redis.from_url(broker_url)
-    while True:
+    while not ends.is_set():
         try:
-            taken: Any = client.brpop(["celery"], timeout=1)
+            taken: Any = client.brpop(["celery"], timeout=0.2)
         except redis.RedisError:
             time.sleep(0.1)
             continue

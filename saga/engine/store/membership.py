@@ -5,7 +5,7 @@ Every connection of a coordinator carries the application name `saga:<its id>`, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -103,7 +103,15 @@ _RING_ALL = "SELECT pg_notify('{channel}', 'members')"
 
 _LIVING = "SELECT count(*) FROM {s}.coordinator WHERE dead_at IS NULL AND lease_until > clock_timestamp()"
 
-_SUSPECT = "UPDATE {s}.shard SET suspect = %(run)s, strikes = %(strikes)s WHERE id = %(shard)s AND owner = %(me)s"
+# One run at a time is tried: what was noted of another shard's is over.
+_SUSPECT = """
+UPDATE {s}.shard SET suspect = CASE WHEN id = %(shard)s THEN %(run)s::uuid END,
+    strikes = CASE WHEN id = %(shard)s THEN %(strikes)s ELSE LEAST(strikes, 2) END
+WHERE owner = %(me)s AND (id = %(shard)s OR suspect IS NOT NULL)
+RETURNING id
+"""
+
+_STRIKES = "UPDATE {s}.shard SET suspect = NULL, strikes = %(strikes)s WHERE id = ANY (%(shards)s) AND owner = %(me)s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +144,7 @@ class Membership:
         self._ring_all = statement(schema, _RING_ALL)
         self._living = statement(schema, _LIVING)
         self._suspect = statement(schema, _SUSPECT)
+        self._strikes = statement(schema, _STRIKES)
 
     def register(self, connection: Connection, me: UUID, build: str, lease_seconds: float) -> None:
         """Enter this start of a coordinator; entering it twice is harmless.
@@ -269,11 +278,21 @@ class Membership:
         row = connection.execute(self._living).fetchone()
         return 0 if row is None else int(row[0])
 
-    def set_suspect(self, connection: Connection, me: UUID, shard: int, run: UUID | None, strikes: int) -> bool:
-        """Write down which run is tried next after an unclean death, durably, before it is tried; False: not my shard.
+    def set_suspect(self, connection: Connection, me: UUID, shard: int, run: UUID, strikes: int) -> bool:
+        """Write down, durably, which run is tried alone next, before it is tried; False: not my shard.
+
+        My other shards have no suspect any more.
 
         Raises:
             psycopg.Error: nobody knows; do not try the run.
         """
         values = {"me": me, "shard": shard, "run": run, "strikes": strikes}
-        return connection.execute(self._suspect, values).rowcount == 1
+        return (shard,) in connection.execute(self._suspect, values).fetchall()
+
+    def set_strikes(self, connection: Connection, me: UUID, shards: Sequence[int], strikes: int) -> None:
+        """Write down how many owners in a row died on these shards of mine, with no run suspected.
+
+        Raises:
+            psycopg.Error: nobody knows.
+        """
+        connection.execute(self._strikes, {"me": me, "shards": list(shards), "strikes": strikes})
