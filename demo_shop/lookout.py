@@ -20,9 +20,13 @@ from psycopg import sql
 
 from demo_shop.evidence import Opinion
 from saga.cli.chaos import LostMessage, queued_messages
+from saga.core.events import EventKind
 
 #: What a look raises when database or broker are down.
 UNREACHABLE = (psycopg.Error, redis.RedisError, OSError)
+
+#: The kinds of the events with which a saga function begins to wait.
+WAITS = frozenset({EventKind.SIGNAL_AWAITED, EventKind.TIMER_STARTED})
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -119,6 +123,24 @@ class Lookout:
         for key, line in rows:
             logs.setdefault(key, []).append(line)
         return logs
+
+    def waiting(self) -> set[str]:
+        """Return the keys of the runs that wait for a signal or a timer, and for nothing else."""
+        rows = self._rows(
+            "SELECT r.key FROM {s}.run r JOIN {s}.event e ON e.run = r.id AND e.seq = r.head "
+            "WHERE r.status = 'running' AND e.kind = ANY(%(kinds)s)",
+            kinds=sorted(WAITS),
+        )
+        return {key for (key,) in rows}
+
+    def before_cancel(self) -> dict[str, str]:
+        """Return, for each run that somebody asked to cancel, the kind of the event before the first such request."""
+        rows = self._rows(
+            "SELECT DISTINCT ON (r.key) r.key, before.kind FROM {s}.event c JOIN {s}.run r ON r.id = c.run "
+            "JOIN {s}.event before ON before.run = c.run AND before.seq = c.seq - 1 "
+            "WHERE c.kind = 'CancelRequested' ORDER BY r.key, c.seq"
+        )
+        return dict(rows)
 
     def heads(self, runs: Collection[UUID]) -> dict[UUID, int]:
         """Return how far the logs of these runs have come."""

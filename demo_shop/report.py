@@ -112,10 +112,11 @@ def _table(snapshot: Snapshot, seconds: float, flower_url: str) -> Group:
         *_counts(snapshot.statuses),
         queued,
     )
-    return Group(orders, _kills_table(snapshot.kills, snapshot.kills_planned), Text(f"Flower: {flower_url}"))
+    return Group(orders, kills_table(snapshot.kills, snapshot.kills_planned), Text(f"Flower: {flower_url}"))
 
 
-def _kills_table(kills: Sequence[Kill], planned: int) -> Table:
+def kills_table(kills: Sequence[Kill], planned: int) -> Table:
+    """Return the kills as a table: what each met, and how long it took what it met to go on."""
     counted = sum(kill.counts for kill in kills)
     table = Table(title=f"Kills, {counted} of {planned}", title_justify="left")
     for column in ("kind", "victim", "held", "runs that went on", "slowest"):
@@ -134,7 +135,7 @@ def _kills_table(kills: Sequence[Kill], planned: int) -> Table:
 
 def print_outcome(console: Console, outcome: Outcome) -> None:
     """Print the kills, the figures and the verdict."""
-    console.print(_kills_table(outcome.kills, len([kill for kill in outcome.kills if kill.counts])))
+    console.print(kills_table(outcome.kills, len([kill for kill in outcome.kills if kill.counts])))
     if outcome.kills:
         console.print("Kills overlap: the next one may set back the runs that the last one held.\n", style="dim")
     figures = Table(title="The ledgers of the four services against the client's own file", title_justify="left")

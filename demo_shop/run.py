@@ -3,34 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import socket
 import sys
-import tempfile
-import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
 from demo_shop.chaos import FLUSH_ORDERS_MIN, Chaos, KillKind, plan_kills
-from demo_shop.evidence import Evidence, accepted_orders, ledger_path, read_journal, read_ledgers
+from demo_shop.evidence import Evidence, accepted_orders, read_journal, read_ledgers
 from demo_shop.lookout import UNREACHABLE, Lookout
-from demo_shop.orders import PlannedOrder, plan_orders, scripts_of
+from demo_shop.orders import plan_orders, scripts_of
 from demo_shop.processes import Supervisor
 from demo_shop.report import Board, Outcome, Snapshot, print_outcome, write_json, write_logs
 from demo_shop.services.catalogue import SERVICES
-from demo_shop.services.switches import write_scripts
+from demo_shop.stage import QUEUE, ROOT, SCHEMA, mending, start_engine, start_services, wait_until_up, workplace
 from demo_shop.verdict import judge
-from demo_shop.waiting import wait_for
 from saga.cli import embedded
 from saga.engine import schema
 
-ROOT = Path(__file__).resolve().parent.parent
-SCHEMA = "saga"
-QUEUE = "shop"
 COORDINATORS = ("coordinator-1", "coordinator-2")
 WORKERS = ("worker-1", "worker-2")
 SHOPFRONT = "shopfront"
@@ -38,8 +31,7 @@ SHOPFRONT = "shopfront"
 #: Orders a second that come in, and the seconds that a kill needs at the least.
 ORDERS_PER_SECOND = 4.0
 SECONDS_PER_KILL = 6.0
-#: Seconds that processes have to come up, and runs have to end after the last order and kill.
-START_SECONDS = 60.0
+#: Seconds that runs have to end after the last order and kill.
 END_SECONDS = 120.0
 
 
@@ -67,27 +59,12 @@ def run(options: Options, console: Console) -> int:
         TookTooLong: the processes did not come up.
     """
     began = time.monotonic()
-    place = ROOT / ".saga"
-    place.mkdir(exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix="demo-", dir=place))
-    try:
-        outcome = _run_in(folder, options, console, began)
-    except KeyboardInterrupt:
-        shutil.rmtree(folder)
-        raise
-    except BaseException:
-        console.print(f"The processes' logs are in {folder}", soft_wrap=True)
-        raise
-    print_outcome(console, outcome)
-    if options.json_path is not None:
-        write_json(options.json_path, outcome)
-    if outcome.good:
-        shutil.rmtree(folder)
-    else:
-        console.print(
-            f"The processes' logs, the ledgers, the client's file and the logs of what is wrong are in {folder}",
-            soft_wrap=True,
-        )
+    with workplace(console) as place:
+        outcome = _run_in(place.folder, options, console, began)
+        print_outcome(console, outcome)
+        if options.json_path is not None:
+            write_json(options.json_path, outcome)
+        place.keeps = not outcome.good
     return 0 if outcome.good else 1
 
 
@@ -103,13 +80,13 @@ def _run_in(folder: Path, options: Options, console: Console, began: float) -> O
             "SAGA_DATABASE_URL": servers.database_url,
             "CELERY_BROKER_URL": servers.broker_url,
             "SHOP_LEASE_SECONDS": str(options.lease_seconds),
-            **_start_services(supervisor, folder, planned),
+            **start_services(supervisor, folder, tuple(SERVICES.values()), scripts_of(planned)),
         }
-        nodes = _start_engine(supervisor, environment)
+        nodes = start_engine(supervisor, environment, coordinators=COORDINATORS, workers=WORKERS)
         flower_url = _start_flower(supervisor, environment)
         console.print(f"Flower: {flower_url}", highlight=False)
-        mending = stack.enter_context(_mending(supervisor))
-        _wait_until_up(lookout, nodes)
+        mended = stack.enter_context(mending(supervisor))
+        wait_until_up(lookout, coordinators=COORDINATORS, nodes=tuple(nodes.values()))
         impossible = set()
         if servers.postgres is None:  # the environment named it: it is not ours to stop
             impossible.add(KillKind.DATABASE)
@@ -137,7 +114,7 @@ def _run_in(folder: Path, options: Options, console: Console, began: float) -> O
                 complaints.append(f"not everything had come to rest {END_SECONDS:g} s after the last order and kill")
         chaos.stop()
         opinions = lookout.opinions()
-        mending.set()
+        mended.set()
         unexpected = supervisor.unexpected_ends()
         # Whatever a worker still has in hand ends here, so that no effect can follow the look at the ledgers.
         supervisor.stop_all()
@@ -170,32 +147,6 @@ def _run_in(folder: Path, options: Options, console: Console, began: float) -> O
     )
 
 
-def _start_services(supervisor: Supervisor, folder: Path, planned: list[PlannedOrder]) -> dict[str, str]:
-    scripts = folder / "scripts.json"
-    write_scripts(scripts, scripts_of(planned))
-    module = [sys.executable, "-m", "demo_shop.services"]
-    for name in SERVICES:
-        ledger = ledger_path(folder, name)
-        supervisor.start(name, [*module, name, "--ledger", str(ledger), "--scripts", str(scripts)], {}, kept=False)
-    addresses = {}
-    for name, kind in SERVICES.items():
-        log = supervisor.children[name].log
-        said = wait_for(lambda: log.read_text().split(), what=f"the {name} service", seconds=START_SECONDS)  # noqa: B023
-        addresses[kind.variable] = said[0]
-    return addresses
-
-
-def _start_engine(supervisor: Supervisor, environment: Mapping[str, str]) -> dict[str, str]:
-    celery = [sys.executable, "-m", "celery"]
-    for name in COORDINATORS:
-        supervisor.start(name, [*celery, "-A", "demo_shop.app", "saga", "coordinator"], environment)
-    nodes = {name: f"{name}@{socket.gethostname()}" for name in WORKERS}
-    for name, node in nodes.items():
-        options = ["--concurrency", "2", "--hostname", node, "--loglevel", "WARNING", "--without-mingle"]
-        supervisor.start(name, [*celery, "-A", "tasks", "worker", *options], environment)
-    return nodes
-
-
 def _start_flower(supervisor: Supervisor, environment: Mapping[str, str]) -> str:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -219,36 +170,6 @@ def _shopfront_command(options: Options, journal: Path) -> list[str]:
         "--journal",
         str(journal),
     ]
-
-
-def _wait_until_up(lookout: Lookout, nodes: Mapping[str, str]) -> None:
-    wait_for(
-        lambda: len(lookout.coordinators()) == len(COORDINATORS) and not lookout.unowned_shards(),
-        what="the coordinators to share the shards (see coordinator-1.log and coordinator-2.log)",
-        seconds=START_SECONDS,
-    )
-    wait_for(
-        lambda: len(lookout.running_on(nodes.values())) == len(nodes),
-        what="the worker nodes to answer (see worker-1.log and worker-2.log)",
-        seconds=START_SECONDS,
-    )
-
-
-@contextlib.contextmanager
-def _mending(supervisor: Supervisor) -> Iterator[threading.Event]:
-    stop = threading.Event()
-
-    def mend() -> None:
-        while not stop.wait(0.1):
-            supervisor.mend()
-
-    thread = threading.Thread(target=mend, name="supervisor", daemon=True)
-    thread.start()
-    try:
-        yield stop
-    finally:
-        stop.set()
-        thread.join()
 
 
 def _watch(

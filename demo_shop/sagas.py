@@ -15,7 +15,7 @@ def checkout(ctx: Context, order: Order) -> Parcel:
     """Charge first: once the money is there the order is sent, whatever it takes."""
     reservation = ctx.run(reserve_stock, order)
     ctx.run(charge_card, order)
-    ctx.pivot()
+    ctx.pivot()  # failure handling
     parcel, _ = ctx.gather(ctx.start(book_parcel, order, reservation), ctx.start(send_receipt, order))
     return parcel
 

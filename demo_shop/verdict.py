@@ -5,14 +5,15 @@ It is pure: it must not read a file, a clock or a database.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
 from demo_shop.evidence import Evidence, Opinion
-from demo_shop.services.catalogue import SERVICES, ServiceKind
-from demo_shop.services.ledger import Effect, Record, Undo
+from demo_shop.services.catalogue import SERVICES
+from demo_shop.services.ledger import Record
+from demo_shop.trace import Trace, traces_of
 
 #: Of 200 orders, each undo and each probe must have been asked for by at least this many.
 HITS_IN_200_MIN = 5
@@ -27,6 +28,7 @@ class Wrong(StrEnum):
     LATE = "late"  # an effect after its undo
     UNPLANTED_STALL = "unplanted stall"
     UNASKED = "unasked"  # effects of an order that the client never asked for
+    UNEXPECTED = "unexpected"  # it ended otherwise than its scenario says
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,38 +60,9 @@ class Verdict:
     complaints: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Trace:
-    """What one ledger says of one order."""
-
-    service: ServiceKind
-    effects: tuple[Effect, ...]
-    undos: tuple[Undo, ...]
-
-    @property
-    def stands(self) -> bool:
-        """An effect is there that nothing undid. Of mails, that was not apologised for."""
-        if not self.service.honours_keys:
-            return bool(self.effects) and not self.undos
-        undone = {undo.action_key for undo in self.undos}
-        return any(effect.key not in undone for effect in self.effects)
-
-    @property
-    def doubles(self) -> int:
-        """Effects and undos beyond the first."""
-        return max(0, len(self.effects) - 1) + max(0, len(self.undos) - 1)
-
-    @property
-    def late(self) -> int:
-        """Effects that landed after their undo."""
-        return sum(
-            any(undo.action_key == effect.key and undo.at < effect.at for undo in self.undos) for effect in self.effects
-        )
-
-
 def judge(evidence: Evidence) -> Verdict:
     """Hold every accepted order against the ledgers; the engine's word counts only where they agree."""
-    traces = _traces(evidence.ledgers)
+    traces = traces_of(evidence.ledgers, tuple(SERVICES.values()))
     findings = [found for order in sorted(evidence.accepted) for found in _judge_order(order, evidence, traces[order])]
     statuses = Counter(evidence.opinions.get(order, Opinion("missing")).status for order in evidence.accepted)
     findings += [
@@ -122,14 +95,20 @@ def judge(evidence: Evidence) -> Verdict:
     )
 
 
-def _judge_order(order: str, evidence: Evidence, traces: tuple[_Trace, ...]) -> list[Finding]:
-    opinion = evidence.opinions.get(order)
+def judge_traces(order: str, traces: tuple[Trace, ...]) -> list[Finding]:
+    """Find what is there twice or too late, whatever the engine says of the order."""
     found = []
     for trace in traces:
         if trace.doubles and trace.service.honours_keys:
-            found.append(Finding(order, Wrong.DOUBLED, f"{trace.service.name}: {_told(trace)}"))
+            found.append(Finding(order, Wrong.DOUBLED, f"{trace.service.name}: {trace.told}"))
         if trace.late:
-            found.append(Finding(order, Wrong.LATE, f"{trace.service.name}: {_told(trace)}"))
+            found.append(Finding(order, Wrong.LATE, f"{trace.service.name}: {trace.told}"))
+    return found
+
+
+def _judge_order(order: str, evidence: Evidence, traces: tuple[Trace, ...]) -> list[Finding]:
+    opinion = evidence.opinions.get(order)
+    found = judge_traces(order, traces)
     standing = [trace.service.name for trace in traces if trace.stands]
     shown = f"the ledgers show {', '.join(standing) or 'nothing'} in force"
     match opinion:
@@ -147,32 +126,6 @@ def _judge_order(order: str, evidence: Evidence, traces: tuple[_Trace, ...]) -> 
         case Opinion(status=status):
             found.append(Finding(order, Wrong.LOST, f"still {status} at the end; {shown}"))
     return found
-
-
-def _told(trace: _Trace) -> str:
-    keys = Counter(effect.key[:8] for effect in trace.effects)
-    undone = Counter(undo.key[:8] for undo in trace.undos)
-    return f"effects {dict(keys)}, undos {dict(undone)}"
-
-
-def _traces(ledgers: Mapping[str, Record]) -> defaultdict[str, tuple[_Trace, ...]]:
-    effects: defaultdict[tuple[str, str], list[Effect]] = defaultdict(list)
-    undos: defaultdict[tuple[str, str], list[Undo]] = defaultdict(list)
-    for name, record in ledgers.items():
-        for effect in record.effects:
-            effects[effect.order, name].append(effect)
-        for undo in record.undos:
-            undos[undo.order, name].append(undo)
-
-    def traces_of(order: str) -> tuple[_Trace, ...]:
-        return tuple(
-            _Trace(service, tuple(effects.get((order, name), ())), tuple(undos.get((order, name), ())))
-            for name, service in SERVICES.items()
-        )
-
-    untouched = tuple(_Trace(service, (), ()) for service in SERVICES.values())
-    known = {order for order, _ in [*effects, *undos]}
-    return defaultdict(lambda: untouched, {order: traces_of(order) for order in known})
 
 
 def _hits(ledgers: Mapping[str, Record]) -> dict[str, int]:

@@ -1,13 +1,15 @@
 """Sagas on Celery: step/compensate pairs that survive any kill, with the step log in your Postgres."""
 
-from saga.core.context import Context, Pending
+from saga.core.context import Context, Savepoint
 from saga.core.current import current
 from saga.core.definition import Step, VoidStep
 from saga.core.errors import (
     Abort,
+    ChildFailed,
     ConfigurationError,
     DecodeFailed,
     DefinitionError,
+    LockTaken,
     ResultTimeout,
     RetryLater,
     RunEnded,
@@ -16,13 +18,18 @@ from saga.core.errors import (
     RunStalled,
     SagaError,
     SchemaError,
+    SignalTimeout,
     StepFailed,
     UnknownRun,
     UnknownSaga,
+    UnknownSignal,
+    UpdateRefused,
     ValueRefused,
 )
 from saga.core.lifecycle import Cause, StallReason, Status
+from saga.core.pending import Pending, Request
 from saga.core.retry import Retry
+from saga.core.signals import Signal, Update
 from saga.declare import saga, sequence, step
 from saga.engine.client import Handle, Saga
 from saga.engine.installation import install
@@ -34,9 +41,13 @@ __all__ = [
     "step",
     "Context",
     "Pending",
+    "Request",
     "Retry",
     "Saga",
+    "Savepoint",
+    "Signal",
     "Step",
+    "Update",
     "VoidStep",
     # inside a step
     "current",
@@ -49,9 +60,11 @@ __all__ = [
     "StallReason",
     "Status",
     # errors
+    "ChildFailed",
     "ConfigurationError",
     "DecodeFailed",
     "DefinitionError",
+    "LockTaken",
     "ResultTimeout",
     "RunEnded",
     "RunExists",
@@ -59,8 +72,11 @@ __all__ = [
     "RunStalled",
     "SagaError",
     "SchemaError",
+    "SignalTimeout",
     "StepFailed",
     "UnknownRun",
     "UnknownSaga",
+    "UnknownSignal",
+    "UpdateRefused",
     "ValueRefused",
 ]

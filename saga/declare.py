@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, ParamSpec, Protocol, TypeVar, overload
 
 from saga.core.context import Context
@@ -10,6 +10,7 @@ from saga.core.definition import TIMEOUT_SECONDS, AnyStep, Step, VoidStep, funct
 from saga.core.errors import DefinitionError
 from saga.core.retry import Retry
 from saga.core.sequence import compose
+from saga.core.signals import Signal
 from saga.engine.client import Saga
 from saga.engine.registry import declare_saga, declare_step
 
@@ -94,14 +95,22 @@ class SagaDecorator(Protocol):
     def __call__(self, function: Callable[[Context, In], Out], /) -> Saga[In, Out]: ...
 
 
-def saga(name: str | None = None, /, *, version: int = 1, timeout: float | None = None) -> SagaDecorator:
+def saga(
+    name: str | None = None,
+    /,
+    *,
+    version: int = 1,
+    timeout: float | None = None,
+    signals: Sequence[Signal[Any]] = (),
+) -> SagaDecorator:
     """Declare a function that composes steps as a saga.
 
     `name` defaults to the function's; runs keep the `version` they were started with; `timeout` is seconds after which
-    a run that has not passed its pivot is undone.
+    a run that has not passed its pivot is undone; `signals` are what may be sent to its runs.
 
     Raises:
-        DefinitionError: the name, version or timeout cannot be; or it stands on something else than a plain function.
+        DefinitionError: the name, version, timeout or signals cannot be; or it stands on something else than a plain
+            function.
     """
     if callable(name):
         raise DefinitionError(
@@ -109,7 +118,13 @@ def saga(name: str | None = None, /, *, version: int = 1, timeout: float | None 
         )
 
     def declare(function: Callable[[Context, In], Out], /) -> Saga[In, Out]:
-        made: Saga[In, Out] = Saga(function, name=name or function.__name__, version=version, timeout_seconds=timeout)
+        made: Saga[In, Out] = Saga(
+            function,
+            name=name or function.__name__,
+            version=version,
+            timeout_seconds=timeout,
+            signals=signals,
+        )
         declare_saga(made)
         return made
 

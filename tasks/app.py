@@ -11,7 +11,18 @@ from saga import install
 app = Celery(
     "shop",
     broker=os.environ.get("CELERY_BROKER_URL", "redis://127.0.0.1:6379/0"),
-    include=["tasks.payments", "tasks.stock", "tasks.shipping", "tasks.mail"],
+    include=[
+        "tasks.billing",
+        "tasks.couriers",
+        "tasks.drivers",
+        "tasks.kitchen",
+        "tasks.lending",
+        "tasks.mail",
+        "tasks.payments",
+        "tasks.shipping",
+        "tasks.signing",
+        "tasks.stock",
+    ],
 )
 app.conf.update(
     # JSON only: a message that could carry code is refused.

@@ -16,13 +16,14 @@ from tasks.values import Order, Receipt
 postbox = Service("mail", "SHOP_MAIL_URL")
 
 
-@step(retry=Retry(attempts=10, first_seconds=0.5, max_seconds=10), timeout=3)
+@step(retry=Retry(attempts=10, first_seconds=0.5, max_seconds=10), timeout=3)  # failure handling
 def send_receipt(order: Order) -> Receipt:
     """Tell the customer that the order is on its way."""
     reply = postbox.post("/mails", {"order": order.id, "to": order.email})
     return Receipt(**reply.json())
 
 
+# failure handling: begin
 @send_receipt.compensate(retry=Retry(attempts=None, first_seconds=0.5, max_seconds=10))
 def apologise(receipt: Receipt | None, order: Order) -> None:
     """Tell the customer that the order will not come, unless that was said already."""
@@ -35,3 +36,6 @@ def find_receipt(order: Order) -> Receipt | None:
     """Look for a mail about the order; keys mean nothing to this service."""
     found = postbox.find("/mails", order=order.id)
     return None if found is None else Receipt(**found)
+
+
+# failure handling: end

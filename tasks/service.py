@@ -19,7 +19,7 @@ CONNECT_TIMEOUT_SECONDS = 0.5
 READ_TIMEOUT_SECONDS = 1.5
 
 #: The statuses with which the shop's services say "no, and nothing has happened".
-REFUSALS = frozenset({402, 409})
+REFUSALS = frozenset({402, 409})  # failure handling
 
 
 @dataclass(slots=True)
@@ -39,8 +39,10 @@ class Service:
             httpx.HTTPError: anything else went wrong; whether the effect landed is unknown.
         """
         reply = self._open().post(path, json=dict(body), headers={"Idempotency-Key": current.token})
+        # failure handling: begin
         if reply.status_code in REFUSALS:
             raise Abort(str(reply.json()["error"]))
+        # failure handling: end
         return reply.raise_for_status()
 
     def find(self, path: str, **query: str) -> Any | None:
@@ -51,6 +53,15 @@ class Service:
         """
         reply = self._open().get(path, params=query)
         return None if reply.status_code == 404 else reply.raise_for_status().json()
+
+    def list_names(self, path: str, **query: str) -> list[str]:
+        """Ask whom the service could send.
+
+        Raises:
+            httpx.HTTPError: the service gave no answer.
+        """
+        reply = self._open().get(path, params=query).raise_for_status()
+        return [str(name) for name in reply.json()["names"]]
 
     def close(self) -> None:
         """Close this process's connections; the next request makes new ones."""

@@ -12,13 +12,14 @@ from tasks.values import Order, Parcel, Reservation
 courier = Service("shipping", "SHOP_SHIPPING_URL")
 
 
-@step(retry=Retry(attempts=10, first_seconds=0.5, max_seconds=10), timeout=3)
+@step(retry=Retry(attempts=10, first_seconds=0.5, max_seconds=10), timeout=3)  # failure handling
 def book_parcel(order: Order, reservation: Reservation) -> Parcel:
     """Book a place for the reserved goods."""
     reply = courier.post("/parcels", {"order": order.id, "reservation": reservation.reference})
     return Parcel(**reply.json())
 
 
+# failure handling: begin
 @book_parcel.compensate(retry=Retry(attempts=None, first_seconds=0.5, max_seconds=10))
 def cancel_parcel(parcel: Parcel | None, order: Order, reservation: Reservation) -> None:
     """Give the place up."""
@@ -30,3 +31,6 @@ def find_parcel(order: Order, reservation: Reservation) -> Parcel | None:
     """Look for the booking under its key."""
     found = courier.find("/parcels", order=order.id, key=current.token)
     return None if found is None else Parcel(**found)
+
+
+# failure handling: end

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from itertools import pairwise
 from typing import Any
 from uuid import UUID
 
@@ -22,10 +24,12 @@ from saga.core.lifecycle import ENDED, TRANSITIONS, StallReason, Status
 from saga.core.outcome import unwrap
 from saga.core.state import State
 from saga.engine.codec import JsonCodec
-from saga.engine.store.turning import RUN_COLUMNS, event_of
+from saga.engine.store.logs import event_of
+from saga.engine.store.turning import RUN_COLUMNS
 from tests.ledger import Entry, Kind
+from tests.sightings import Sighting
 
-#: Writes down which session appended to the log, and whether it was the shard's living owner.
+#: Writes down which session appended to the log, and whether it was the shard's living owner; and all about timers.
 WITNESS = """
 CREATE TABLE public.witness (
     run uuid, seq integer, session text, living boolean, owner boolean, at timestamptz DEFAULT clock_timestamp()
@@ -40,7 +44,30 @@ BEGIN
     RETURN NULL;
 END $$;
 CREATE TRIGGER bear_witness AFTER INSERT ON saga.event FOR EACH ROW EXECUTE FUNCTION public.bear_witness();
+
+CREATE TABLE public.timer_witness (
+    id bigint GENERATED ALWAYS AS IDENTITY, run uuid, name text, what text, due_at timestamptz,
+    at timestamptz DEFAULT clock_timestamp()
+);
+CREATE FUNCTION public.watch_timers() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+BEGIN
+    IF TG_TABLE_NAME = 'event' THEN
+        INSERT INTO public.timer_witness (run, name, what, due_at) VALUES (NEW.run, NEW.key, 'fired', NEW.at);
+    ELSIF TG_OP = 'DELETE' THEN
+        INSERT INTO public.timer_witness (run, name, what) VALUES (OLD.run, OLD.name, 'gone');
+    ELSE
+        INSERT INTO public.timer_witness (run, name, what, due_at) VALUES (NEW.run, NEW.name, 'set', NEW.due_at);
+    END IF;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER watch_timers AFTER INSERT OR UPDATE OR DELETE ON saga.timer
+    FOR EACH ROW EXECUTE FUNCTION public.watch_timers();
+CREATE TRIGGER watch_timers_fire AFTER INSERT ON saga.event
+    FOR EACH ROW WHEN (NEW.kind = 'TimerFired') EXECUTE FUNCTION public.watch_timers();
 """
+
+#: Seconds after which a timer that is due should have fired, when all is quiet.
+OVERDUE_SECONDS = 5.0
 
 #: Counts what is under way: arrivals, attempts, and runs that are neither ended nor stalled.
 OPEN = """
@@ -72,6 +99,18 @@ class Run:
     row: dict[str, Any]
     log: list[tuple[Event, bytes]]
     entries: list[Entry] = field(default_factory=list)
+    undoes: Run | None = None  #: the run whose effects this one takes back
+
+    @property
+    def whole(self) -> Run:
+        """Return the run with what it takes back before it, numbered through, as one run would have done both."""
+        if self.undoes is None:
+            return self
+        before = [entry for entry in self.undoes.log if entry[0].kind not in TERMINAL]
+        after = [(replace(event, seq=event.seq + len(before)), digest) for event, digest in self.log]
+        row = {**self.row, "id": self.undoes.row["id"]}
+        entries = sorted([*self.undoes.entries, *self.entries], key=lambda entry: entry.id)
+        return Run(self.address, row, before + after, entries)
 
     @property
     def events(self) -> list[Event]:
@@ -82,7 +121,11 @@ class Run:
 
 
 class Audit:
-    """What was found wrong. `accepted` is the client's own list of addresses whose start it was told is committed."""
+    """What was found wrong.
+
+    `accepted` is the client's own list of addresses whose start it was told is committed, `seen` what it was told of
+    each run later, in order.
+    """
 
     def __init__(
         self,
@@ -94,6 +137,7 @@ class Audit:
         stalls: Stalls | None = None,
         resolved: Iterable[str] = (),
         definitions: Mapping[tuple[str, int], SagaDefinition] | None = None,
+        seen: Mapping[str, Sequence[Sighting]] | None = None,
     ) -> None:
         self.violations: list[Violation] = []
         self._connection = connection
@@ -102,17 +146,17 @@ class Audit:
         self._stalls = dict(stalls or {})
         self._resolved = set(resolved)
         self._definitions = dict(definitions or {})
+        self._seen = dict(seen or {})
         self.runs = self._read(list(entries))
 
     def check(self) -> list[Violation]:
         """Check everything and return what does not hold."""
         self._accepted_runs()
         for run in self.runs:
+            for look in (self._ends, self._log, self._fold, self._replay):
+                look(run)
+            whole = run.whole
             for look in (
-                self._ends,
-                self._log,
-                self._fold,
-                self._replay,
                 self._effects,
                 self._undo,
                 self._order_of_undo,
@@ -120,8 +164,10 @@ class Audit:
                 self._values,
                 self._attempts,
             ):
-                look(run)
+                look(whole)
         self._writers()
+        self._timers()
+        self._sightings()
         self._quiet()
         return self.violations
 
@@ -143,8 +189,12 @@ class Audit:
             row = dict(zip(columns, found, strict=True))
             address = f"{row['saga']}/{row['key']}"
             runs.append(Run(address, row, logs.pop(row["id"], []), of_address.pop(address, [])))
-        for run in logs:
-            self._found("I2", str(run), "events without a run")
+        of_id = {run.row["id"]: run for run in runs}
+        for run in runs:
+            undoes = json.loads(run.events[0].payload or "{}").get("undoes") if run.log else None
+            run.undoes = of_id[UUID(undoes)] if undoes else None
+        for lost in logs:
+            self._found("I2", str(lost), "events without a run")
         for address in of_address:
             self._found("I2", address, "a service was called for a run that does not exist")
         return runs
@@ -192,6 +242,9 @@ class Audit:
         state = State(run.row["id"])
         before: Status | None = None
         try:
+            if run.undoes is not None:
+                state = State(run.undoes.row["id"])
+                state.take_back(run.undoes.events)
             for event in run.events:
                 state.apply(event)
                 if before is None or state.status is not before:
@@ -212,7 +265,8 @@ class Audit:
         definition = self._definitions.get((run.row["saga"], run.row["version"]))
         if definition is None or run.row["status"] == Status.STALLED:
             return
-        execution = Execution(run.row["id"], run.row["key"], definition, JsonCodec())
+        undoes = None if run.undoes is None else (run.undoes.row["id"], run.undoes.events)
+        execution = Execution(run.row["id"], run.row["key"], definition, JsonCodec(), undoes=undoes)
         execution.replay(run.events)
         if execution.broken is not None:
             self._found("I18", run.address, f"its log does not replay: {execution.broken} {execution._message}")
@@ -384,15 +438,56 @@ class Audit:
 
     # -- the whole -------------------------------------------------------------------------------------------------
 
-    def _writers(self) -> None:
+    def _witnessed(self) -> bool:
         found = self._connection.execute("SELECT to_regclass('public.witness') IS NOT NULL").fetchone()
-        if found is None or not found[0]:
+        return found is not None and bool(found[0])
+
+    def _writers(self) -> None:
+        if not self._witnessed():
             return
         for run, seq, session, living, owner in self._connection.execute(
             "SELECT run, seq, session, living, owner FROM public.witness WHERE NOT coalesce(living AND owner, false)"
         ):
             state = "buried" if not living else "not its owner"
             self._found("I17", str(run), f"event {seq} was written by {session}, which was {state}: {owner}")
+
+    def _timers(self) -> None:
+        """A timer fires when it is due, not before, and is taken away by that; the witness saw it in this order."""
+        if not self._witnessed():
+            return
+        addresses = {run.row["id"]: run.address for run in self.runs}
+        standing: dict[tuple[UUID, str], datetime] = {}
+        taken: dict[tuple[UUID, str], datetime | None] = {}
+        for run, name, what, told_at, at in self._connection.execute(
+            "SELECT run, name, what, due_at, at FROM public.timer_witness ORDER BY id"
+        ):
+            timer, where = (run, name), f"{addresses.get(run, run)} {name}"
+            if what == "set":
+                standing[timer] = told_at
+                taken.pop(timer, None)
+            elif what == "gone":
+                taken[timer] = standing.pop(timer, None)
+            else:
+                due_at = taken.pop(timer, None)
+                if due_at is None:
+                    self._found("I21", where, "fired, and nothing was taken away for that: it would fire again")
+                elif min(told_at, at) < due_at:
+                    self._found("I21", where, f"fired {due_at - min(told_at, at)} before its time")
+        for saga, key, name, due_at in self._connection.execute(
+            "SELECT r.saga, r.key, t.name, t.due_at FROM saga.timer t JOIN saga.run r ON r.id = t.run "
+            "WHERE t.due_at < clock_timestamp() - make_interval(secs => %s) AND r.ended_at IS NULL",
+            (OVERDUE_SECONDS,),
+        ):
+            self._found("I21", f"{saga}/{key} {name}", f"was due at {due_at} and has not fired")
+
+    def _sightings(self) -> None:
+        """What a client sees of a run only moves on: along the arrows, and with a log that grows."""
+        for address, looks in self._seen.items():
+            for before, after in pairwise(looks):
+                on = before.status is None or (after.status is not None and after.status in _FOLLOWING[before.status])
+                if not on or after.head < before.head or (after.head == before.head and after != before):
+                    told = f"{before.status} with {before.head} events, then {after.status} with {after.head}"
+                    self._found("I24", address, f"a client was shown {told}")
 
     def _quiet(self) -> None:
         ended = "(SELECT id FROM saga.run WHERE status IN ('completed', 'compensated', 'terminated'))"
@@ -411,6 +506,20 @@ class Audit:
                 self._found("I25", what, f"{len(rows)} left: {rows[:3]}")
 
 
+def _following() -> dict[Status, set[Status]]:
+    """Return what may be seen of a run after each status, at once or later."""
+    following: dict[Status, set[Status]] = {status: {status} for status in Status}
+    for _ in Status:
+        for before, after in TRANSITIONS:
+            for known in following.values():
+                if before in known:
+                    known.add(after)
+    return following
+
+
+_FOLLOWING = _following()
+
+
 def caught(violations: Iterable[Violation]) -> list[str]:
     """Return the invariants that were violated, in order."""
     return sorted({violation.invariant for violation in violations}, key=lambda name: int(name[1:]))
@@ -426,6 +535,8 @@ def _undoable(event: Event) -> bool:
 
 def _keeps_a_ledger(run: Run, event: Event) -> bool:
     """Say whether a step's service writes to the ledger at all: its name stands there for some call of this run."""
+    if (event.key or "").startswith(("child:", "lock:")):
+        return False
     name = split_task_name((event.key or "").partition("#")[0])[0].rpartition(".")[2]
     return any(entry.call.step == name and entry.kind is not Kind.ATTEMPTED for entry in run.entries) or not any(
         entry.call.step == name for entry in run.entries

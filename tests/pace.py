@@ -10,6 +10,7 @@ import saga.core.state
 import saga.engine.coordinator
 import saga.engine.messages
 import saga.engine.renewing
+import saga.engine.store.connect
 import saga.engine.store.reaping
 import saga.engine.upkeep
 import saga.engine.worker
@@ -24,8 +25,9 @@ CLAIM_SECONDS = 2.0
 LOST_MAX = 3
 
 
-def quicken(*, settling_seconds: float = 1.0) -> None:
+def quicken(*, settling_seconds: float = 1.0, answer_seconds: float = saga.engine.store.connect.ANSWER_SECONDS) -> None:
     """Shorten the graces and periods in this process."""
+    saga.engine.store.connect.ANSWER_SECONDS = answer_seconds
     for module in (saga.core.state, saga.engine.messages, saga.engine.renewing, saga.engine.worker):
         module.GRACE_SECONDS = GRACE_SECONDS  # type: ignore[attr-defined]
     saga.engine.renewing.LEASE_GRACE_SECONDS = GRACE_SECONDS

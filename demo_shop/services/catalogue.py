@@ -22,7 +22,8 @@ class Operation:
 class ServiceKind:
     """One service: an action, its undo, and the lookups on GET. `reference` starts what the service calls its effects.
 
-    `echoed` are the fields of the request that the answer repeats.
+    `echoed` are the fields of the request that the answer repeats, and `subject` the one that says what an effect is
+    about where an order may have several; at `roster` the service says whom it could send.
     """
 
     name: str
@@ -34,6 +35,8 @@ class ServiceKind:
     find_action: str | None = None
     find_undo: str | None = None
     honours_keys: bool = True
+    subject: str | None = None
+    roster: str | None = None
 
 
 SERVICES = {

@@ -22,9 +22,11 @@ CREATE TABLE IF NOT EXISTS request (
     nth INTEGER NOT NULL CHECK (nth > 0)
 );
 CREATE INDEX IF NOT EXISTS request_nth ON request (order_id, operation);
--- Every effect that landed, with the answer that its key gets for ever.
+-- Every effect that landed, with the answer that its key gets for ever. Where an order may have several effects, the
+-- subject says what each is about.
 CREATE TABLE IF NOT EXISTS effect (
-    id INTEGER PRIMARY KEY, at REAL NOT NULL, order_id TEXT NOT NULL, key TEXT NOT NULL, answer TEXT NOT NULL
+    id INTEGER PRIMARY KEY, at REAL NOT NULL, order_id TEXT NOT NULL, key TEXT NOT NULL, answer TEXT NOT NULL,
+    subject TEXT NOT NULL
 );
 -- Every undo that was accepted; action_key is the tombstone: an action of that key is refused from here on.
 CREATE TABLE IF NOT EXISTS undo (
@@ -57,11 +59,12 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """An effect that landed."""
+    """An effect that landed, and what it is about where its order may have several."""
 
     at: float
     order: str
     key: str
+    subject: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +109,9 @@ class Ledger:
             )
         return int(before) + 1
 
-    def record_effect(self, order: str, key: str, reference: str, answer: dict[str, Any]) -> dict[str, Any]:
+    def record_effect(
+        self, order: str, key: str, reference: str, answer: dict[str, Any], *, subject: str = ""
+    ) -> dict[str, Any]:
         """Apply an action once for its key and return its answer, the same for ever.
 
         A key that was undone is refused in the same transaction. Where keys are not honoured, every call is an effect.
@@ -124,8 +129,8 @@ class Ledger:
             (last,) = connection.execute("SELECT coalesce(max(id), 0) FROM effect").fetchone()
             full = {"order": order, "reference": f"{reference}-{last + 1}", **answer}
             connection.execute(
-                "INSERT INTO effect (at, order_id, key, answer) VALUES (?, ?, ?, ?)",
-                (time.time(), order, key, json.dumps(full)),
+                "INSERT INTO effect (at, order_id, key, answer, subject) VALUES (?, ?, ?, ?, ?)",
+                (time.time(), order, key, json.dumps(full), subject),
             )
         return full
 
@@ -183,7 +188,7 @@ def read_ledger(path: Path) -> Record:
     connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
     try:
         requests = connection.execute("SELECT at, operation, order_id, key FROM request ORDER BY id").fetchall()
-        effects = connection.execute("SELECT at, order_id, key FROM effect ORDER BY id").fetchall()
+        effects = connection.execute("SELECT at, order_id, key, subject FROM effect ORDER BY id").fetchall()
         undos = connection.execute("SELECT at, order_id, key, action_key FROM undo ORDER BY id").fetchall()
     finally:
         connection.close()

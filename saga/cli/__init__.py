@@ -16,6 +16,7 @@ COMMANDS = {
     "start": "saga.cli.start",
     "list": "saga.cli.listing",
     "show": "saga.cli.show",
+    "export": "saga.cli.export",
     "cancel": "saga.cli.acts",
     "terminate": "saga.cli.acts",
     "retry": "saga.cli.acts",

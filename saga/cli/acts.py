@@ -5,7 +5,7 @@ What the log says already is looked at first, as a courtesy: whether an act stil
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,7 +13,9 @@ from saga.cli.diagnosis import START_A_COORDINATOR
 from saga.cli.group import Invocation, argument, command, option
 
 if TYPE_CHECKING:
+    from saga.cli.application import Application
     from saga.core.state import State
+    from saga.engine.database import Psycopg
 
 _RUN = {"metavar": "SAGA/KEY"}
 
@@ -27,7 +29,9 @@ def cancel_command(invocation: Invocation, *, run: str) -> None:
     """Send a cancel, unless the log says that it would be refused."""
     from saga.core.errors import RunEnded, ValueRefused
 
-    state = _state(invocation, run, or_none=True)
+    application = invocation.application
+    with application.connection() as connection:
+        state = _state(application, connection, run)
     if state is not None and state.ended is None:
         if state.pivoted:
             raise ValueRefused(
@@ -36,8 +40,19 @@ def cancel_command(invocation: Invocation, *, run: str) -> None:
             )
         if state.undoing:
             raise RunEnded(f"run {run} is being undone already ({state.cause})")
-    invocation.application.handle(run).cancel()
+    application.handle(run).cancel()
     _asked(invocation, run, "cancel")
+
+
+def _state(application: Application, connection: Psycopg, run: str) -> State | None:
+    """Fold a run's log; None where its start waits for a turn, or there is none."""
+    from saga.cli.application import split_address
+    from saga.engine.stuck import fold
+
+    found = application.reading.find(connection, *split_address(run))
+    if found is None:
+        return None
+    return fold(found.row.id, (event for event, _ in application.reading.events(connection, found.row.id)))
 
 
 @command(
@@ -69,10 +84,10 @@ _STEP_HELP = "The stuck step, such as payments.charge_card#1; the number may be 
 )
 def retry_command(invocation: Invocation, *, run: str, step: str | None) -> None:
     """Send a retry of all stuck steps, or of one."""
-    state = _state(invocation, run)
-    assert state is not None
-    occurrence = None if step is None else _stuck(state, run, step)
-    invocation.application.handle(run).retry(occurrence)
+    application = invocation.application
+    with application.connection() as connection:
+        application.need(connection, run)
+    occurrence = application.handle(run).retry(step)
     _asked(invocation, run, "retry", step=occurrence)
 
 
@@ -90,80 +105,14 @@ def retry_command(invocation: Invocation, *, run: str, step: str | None) -> None
 )
 def resolve_command(invocation: Invocation, *, run: str, step: str, evidence: str, result: str | None) -> None:
     """Send an operator's evidence for a stuck step."""
-    state = _state(invocation, run)
-    assert state is not None
-    occurrence = _stuck(state, run, step)
-    text = _result(invocation, state, occurrence, result)
-    invocation.application.handle(run).resolve(occurrence, evidence=evidence, result=text)
-    _asked(invocation, run, "resolve", step=occurrence)
-
-
-def _state(invocation: Invocation, run: str, *, or_none: bool = False) -> State | None:
-    """Fold a run's log; None where its start waits for a turn and that will do."""
-    from saga.cli.application import split_address
-    from saga.core.state import State
+    from saga.cli.given import read_text
 
     application = invocation.application
-    saga, key = split_address(run)
     with application.connection() as connection:
-        if or_none and application.reading.find(connection, saga, key) is None:
-            return None
-        found = application.need(connection, run)
-        state = State(found.row.id)
-        for event, _ in application.reading.events(connection, found.row.id):
-            state.apply(event)
-    return state
-
-
-def _stuck(state: State, run: str, step: str) -> str:
-    """Return the occurrence of a stuck step by its name, with or without its number.
-
-    Raises:
-        ValueRefused: it is not stuck, or the name fits several; the message lists what is stuck.
-    """
-    from saga.core.errors import ValueRefused
-
-    stuck = list(dict.fromkeys(state.tokens[token][0].occurrence for token in state.stuck))
-    fitting = [one for one in stuck if step in (one, one.rpartition("#")[0])]
-    if len(fitting) == 1:
-        return fitting[0]
-    there = f"stuck: {', '.join(stuck)}" if stuck else "no step of it is stuck"
-    if state.suspended is not None:
-        there += f"; the run as a whole is stalled ({state.suspended}): `saga retry {run}` without --step"
-    problem = "fits several" if fitting else "is not stuck"
-    raise ValueRefused(f"step {step!r} of run {run} {problem}; {there}")
-
-
-def _result(invocation: Invocation, state: State, occurrence: str, given: str | None) -> str | None:
-    """Check the result that an operator gives for a stuck action against its declared type."""
-    from saga.cli.given import load, read_text
-    from saga.core.definition import VoidStep
-    from saga.core.errors import ValueRefused
-    from saga.core.events import Direction
-
-    tracks = [track for step, track in map(state.tokens.__getitem__, state.stuck) if step.occurrence == occurrence]
-    if all(track.direction is Direction.COMPENSATION for track in tracks):
-        if given is not None:
-            raise ValueRefused(f"{occurrence}: its undo is stuck, and an undo has no result: leave --result out")
-        return None
-    installation = invocation.application.installation
-    name = occurrence.rpartition("#")[0]
-    step = installation.definitions.steps.get(name)
-    if step is None:
-        return None if given is None else read_text(given, "--result")
-    if isinstance(step, VoidStep):
-        if given is not None:
-            raise ValueRefused(f"{occurrence} returns nothing: leave --result out")
-        return None
-    if given is None:
-        raise ValueRefused(
-            f"{occurrence}: its action is stuck, and the saga goes on with its result: say it with --result, as JSON"
-        )
-    declared = installation.codec.step(step).result
-    assert declared is not None
-    value: Any = load(declared, read_text(given, "--result"), "--result", f"step {name}")
-    encoded: str = installation.codec.encode_result(step, value)
-    return encoded
+        application.need(connection, run)
+    text = None if result is None else read_text(result, "--result")
+    occurrence = application.handle(run).resolve(step, evidence=evidence, result=text)
+    _asked(invocation, run, "resolve", step=occurrence)
 
 
 def _asked(invocation: Invocation, run: str, act: str, *, step: str | None = None) -> None:

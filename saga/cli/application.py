@@ -103,12 +103,10 @@ class Application:
             UnknownRun: there is none, or no coordinator has taken its start yet.
         """
         saga, key = split_address(address)
-        # In this order a start that a turn takes in between is seen twice; the other way round it is seen nowhere.
-        arrivals = self.reading.pending_arrivals(connection, saga, key)
-        found = self.reading.find(connection, saga, key)
-        if found is not None:
-            return found
-        if arrivals:
+        looked = self.reading.look(connection, saga, key)
+        if looked.found is not None:
+            return looked.found
+        if looked.accepted:
             raise UnknownRun(
                 f"run {address} is accepted, but no coordinator has taken its start yet; is one running? "
                 f"`saga show {address}` says what it waits for"

@@ -33,11 +33,10 @@ def show_command(invocation: Invocation, *, run: str, payloads: bool) -> None:
     with application.connection() as connection:
         reading = application.reading
         now = database_now(connection)
-        # In this order a start that a turn takes in between is seen twice; the other way round it is seen nowhere.
-        arrivals = reading.pending_arrivals(connection, saga, key)
-        found = reading.find(connection, saga, key)
+        looked = reading.look(connection, saga, key)
+        found = looked.found
         coordinators = reading.coordinators(connection)
-        if found is None and not arrivals:
+        if found is None and not looked.accepted:
             raise UnknownRun(
                 f"there is no run {run} in schema {application.installation.schema!r}: its start was never sent, or "
                 "its transaction is not committed; `saga list` shows what there is"
@@ -47,6 +46,7 @@ def show_command(invocation: Invocation, *, run: str, payloads: bool) -> None:
         tasks = reading.open_tasks(connection, id_) if id_ else []
         timers = reading.timers(connection, id_) if id_ else []
         incidents = reading.incidents(connection, id_) if id_ else []
+        arrivals = reading.pending_arrivals(connection, saga, key) if id_ else looked.waiting
     answers = _ask_workers(application.app) if slow_tasks(tasks, now) else None
     entries = timeline(id_, events, tasks, now) if id_ else []
     stalls = [entry for entry in entries if isinstance(entry, Happening) and entry.what == "stalled"]

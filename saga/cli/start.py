@@ -20,9 +20,10 @@ from saga.cli.group import Invocation, argument, command, option
 )
 def start_command(invocation: Invocation, *, saga: str, key: str, given: str, version: int | None) -> None:
     """Check the input and send the start."""
-    from saga.cli.given import load, read_text
+    from saga.cli.given import read_text
     from saga.core.address import check_key
     from saga.engine.client import start_run
+    from saga.engine.shapes import load
 
     application = invocation.application
     installation = application.installation

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+from datetime import datetime
 from uuid import UUID
 
 from saga.core.errors import ValueRefused
@@ -35,8 +36,17 @@ def shard_of(saga: str, key: str, shards: int) -> int:
 
 def new_run_id() -> UUID:
     """Return a UUIDv7: 48 bits of Unix milliseconds, then random bits (RFC 9562, section 5.7)."""
-    milliseconds = time.time_ns() // 1_000_000
-    value = (milliseconds << 80) | int.from_bytes(os.urandom(10), "big")
+    return _version_7(time.time_ns() // 1_000_000, os.urandom(10))
+
+
+def child_run_id(at: datetime, token: UUID, attempt: int) -> UUID:
+    """Return the id of the child that an attempt starts: a UUIDv7 too, but derived, so that it survives any rewind."""
+    digest = hashlib.sha256(token.bytes + attempt.to_bytes(4, "big")).digest()
+    return _version_7(round(at.timestamp() * 1_000), digest[:10])
+
+
+def _version_7(milliseconds: int, bits: bytes) -> UUID:
+    value = (milliseconds << 80) | int.from_bytes(bits, "big")
     value = (value & ~(0xF << 76)) | (0x7 << 76)
     value = (value & ~(0x3 << 62)) | (0x2 << 62)
     return UUID(int=value)

@@ -1,18 +1,31 @@
-"""What a saga function is given: `ctx`, and the pendings that it waits for. It asks and waits; it never does I/O."""
+"""What a saga function is given: `ctx`, the verbs of a saga. It asks and waits; it never does I/O."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable
-from datetime import datetime
-from typing import Any, Generic, ParamSpec, TypeVar, overload
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Literal, ParamSpec, Protocol, TypeVar, overload
+from uuid import UUID
 
-from saga.core.definition import AnyStep, Step, VoidStep
-from saga.core.errors import Abort, DefinitionError, StepFailed, describe
+from saga.core.definition import RUN_TIMEOUT_SECONDS_MAX, AnyStep, Policy, SagaDefinition, Step, VoidStep
+from saga.core.errors import (
+    Abort,
+    DefinitionError,
+    SignalTimeout,
+    StepFailed,
+    ValueRefused,
+    describe,
+)
 from saga.core.events import Direction, EventKind, token_of
+from saga.core.pending import ChildPending, LockPending, Pending, Request, SignalPending, StepPending, TimerPending
 from saga.core.program import Program
-from saga.core.tracks import StepState, pinned_text
+from saga.core.retry import Retry
+from saga.core.signals import Signal, Update
+from saga.core.tracks import ChildLink, Close, LockLink, Pinned, pinned_text
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -20,50 +33,35 @@ A = TypeVar("A")
 B = TypeVar("B")
 C = TypeVar("C")
 D = TypeVar("D")
+In = TypeVar("In", contravariant=True)
+Out = TypeVar("Out", covariant=True)
+Answer = TypeVar("Answer")
+Duration = float | timedelta
+
+#: Bytes that `ctx.set_state` and all of `ctx.set_attributes` may have each, as JSON.
+STATE_BYTES_MAX = 65_536
+#: Steps that `ctx.map` keeps going at once when nothing else is written.
+MAP_CONCURRENCY = 50
+#: Characters that a child's or a lock's name may have.
+NAME_CHARACTERS_MAX = 180
+
+#: How a child or a lock is tried: once; whoever answers for it retries by itself.
+_ONCE = Retry(attempts=1)
 
 
-class Pending(Generic[T]):
-    """Something that was started and has no answer yet. `result()` waits for it."""
-
-    def __init__(self, ctx: Context, step: AnyStep, occurrence: str) -> None:
-        self._ctx = ctx
-        self._step = step
-        self._occurrence = occurrence
-
-    def __repr__(self) -> str:
-        return f"<pending {self._occurrence}>"
-
-    @property
-    def _state(self) -> StepState:
-        return self._ctx._program.host.state.steps[self._occurrence]
-
-    @property
-    def settled(self) -> bool:
-        """Whether its answer is there."""
-        return self._state.settled_seq is not None
-
-    def result(self) -> T:
-        """Wait for the answer and return it.
-
-        Raises:
-            StepFailed: the step is settled as failed: nothing of it stands.
-        """
-        self._ctx._program.wait_until(lambda: self.settled)
-        state = self._state
-        if state.succeeded and not state.discarded:
-            return self._ctx._program.host.codec.decode_result(self._step, state.result or "null")  # type: ignore[no-any-return]
-        self._ctx._observed.add(self._occurrence)
-        raise self._failure()
+class Declared(Protocol[In, Out]):
+    """A declared saga, as far as the types of its input and result go."""
 
     @property
-    def _failed(self) -> bool:
-        return self.settled and (self._state.discarded or not self._state.succeeded)
+    def function(self) -> Callable[[Context, In], Out]:
+        """The saga function."""
 
-    def _failure(self) -> StepFailed:
-        said: dict[str, str] = json.loads(self._state.failure or "{}")
-        if self._state.discarded:
-            return StepFailed(self._occurrence, "it lost a `first` and was taken back", "")
-        return StepFailed(self._occurrence, said.get("message", "it was fenced"), said.get("type", ""))
+
+@dataclass(frozen=True, slots=True)
+class Savepoint:
+    """A place in a run that `ctx.rollback` goes back to."""
+
+    name: str
 
 
 class Context:
@@ -72,8 +70,8 @@ class Context:
     def __init__(self, program: Program) -> None:
         self._program = program
         self._occurrences: Counter[str] = Counter()
-        self._observed: set[str] = set()  #: occurrences whose failure the function has been told
-        self._pendings: dict[str, Pending[Any]] = {}
+        self._drawn = 0
+        self._pendings: dict[str, StepPending[Any]] = {}
 
     @property
     def key(self) -> str:
@@ -84,6 +82,22 @@ class Context:
         """Return the time of what this turn answers (database time, timezone-aware); the same in every replay."""
         self._program.check_alive()
         return self._program.host.now
+
+    def random(self) -> float:
+        """Return a number in [0, 1), the same in every replay."""
+        return (self._draw("random") >> 75) / 2**53
+
+    def uuid(self) -> UUID:
+        """Return a UUID (version 4), the same in every replay."""
+        return UUID(int=self._draw("uuid"), version=4)
+
+    def _draw(self, what: str) -> int:
+        self._program.check_alive()
+        self._drawn += 1
+        seed = f"{what}{self._drawn}".encode()
+        return int.from_bytes(hashlib.sha256(self._program.host.run.bytes + seed).digest()[:16], "big")
+
+    # -- steps -----------------------------------------------------------------------------------------------------
 
     @overload
     def start(self, step: VoidStep[P], /, *args: P.args, **kwargs: P.kwargs) -> Pending[None]: ...
@@ -99,16 +113,23 @@ class Context:
             raise DefinitionError(f"ctx.run/ctx.start got {step!r}: expected a function decorated with @step")
         program = self._program
         program.check_alive()
-        self._occurrences[step.name] += 1
-        occurrence = f"{step.name}#{self._occurrences[step.name]}"
-        token = token_of(program.host.run, occurrence, Direction.ACTION)
         payload = None if program.host.replaying else _payload(program, step, args, kwargs)
-        names = (step.name, *step.aliases)
-        event = program.ask(EventKind.ACTION_SCHEDULED, key=occurrence, token=token, payload=payload, names=names)
-        assert event.key is not None
-        pending: Pending[Any] = Pending(self, step, event.key)
-        self._pendings[event.key] = pending
+        occurrence = self._schedule(step.name, payload, names=(step.name, *step.aliases))
+        pending: StepPending[Any] = StepPending(program, occurrence, step)
+        self._pendings[occurrence] = pending
         return pending
+
+    def _occurrence(self, name: str) -> str:
+        self._program.check_alive()
+        self._occurrences[name] += 1
+        return f"{name}#{self._occurrences[name]}"
+
+    def _schedule(self, name: str, payload: str | None, *, names: tuple[str, ...]) -> str:
+        occurrence = self._occurrence(name)
+        token = token_of(self._program.host.run, occurrence, Direction.ACTION)
+        event = self._program.ask(EventKind.ACTION_SCHEDULED, key=occurrence, token=token, payload=payload, names=names)
+        assert event.key is not None
+        return event.key
 
     @overload
     def run(self, step: VoidStep[P], /, *args: P.args, **kwargs: P.kwargs) -> None: ...
@@ -131,53 +152,337 @@ class Context:
     def gather(self, a: Pending[A], b: Pending[B], c: Pending[C], d: Pending[D], /) -> tuple[A, B, C, D]: ...
     @overload
     def gather(self, *pendings: Pending[T]) -> tuple[T, ...]: ...
-    def gather(self, *pendings: Pending[Any]) -> tuple[Any, ...]:
-        """Wait for all and return their results in order; the first to fail is raised at once, the others run on.
+    @overload
+    def gather(self, *pendings: Pending[T], collect: Literal[True]) -> tuple[T | StepFailed, ...]: ...
+    def gather(self, *pendings: Pending[Any], collect: bool = False) -> tuple[Any, ...]:
+        """Wait for all and return their results in order.
+
+        The first to fail is raised at once, and the others run on; with `collect=True` all are waited for, and those
+        that failed stand in the result as StepFailed.
 
         Raises:
             StepFailed: one of them failed. What the others did stands until the run ends or is undone.
         """
-        open_ones = list(pendings)
+        for pending in pendings:
+            pending._check_wanted()
+        self._program.wait_until(self._all_there(pendings, collect=collect))
+        return tuple(self._answers(pendings, collect=collect))
 
-        def satisfied() -> bool:
-            while open_ones and open_ones[-1].settled and not open_ones[-1]._failed:
-                open_ones.pop()
-            return not open_ones or any(pending._failed for pending in open_ones)
+    @overload
+    def map(self, step: Step[[A], T], items: Iterable[A], /, *, concurrency: int = ...) -> list[T]: ...
+    @overload
+    def map(
+        self, step: Step[[A], T], items: Iterable[A], /, *, concurrency: int = ..., collect: Literal[True]
+    ) -> list[T | StepFailed]: ...
+    @overload
+    def map(self, step: VoidStep[[A]], items: Iterable[A], /, *, concurrency: int = ...) -> list[None]: ...
+    @overload
+    def map(
+        self, step: VoidStep[[A]], items: Iterable[A], /, *, concurrency: int = ..., collect: Literal[True]
+    ) -> list[StepFailed | None]: ...
+    def map(
+        self, step: Any, items: Iterable[Any], /, *, concurrency: int = MAP_CONCURRENCY, collect: bool = False
+    ) -> list[Any]:
+        """Run a step of one parameter over items, at most `concurrency` at once, and return the results in order.
 
-        self._program.wait_until(satisfied)
-        failed = [pending for pending in pendings if pending._failed]
-        if failed:
-            self._observed.update(pending._occurrence for pending in pendings)
-            raise min(failed, key=_settled_at)._failure()
-        return tuple(pending.result() for pending in pendings)
+        After a failure nothing more is started, and it is raised; with `collect=True` all are run, and those that
+        failed stand in the result as StepFailed.
 
-    def first(self, *pendings: Pending[T]) -> Pending[T]:
-        """Wait for the first success and return that pending; the losers are fenced, or undone when they land.
+        Raises:
+            StepFailed: one of them failed. What the others did stands until the run ends or is undone.
+            DefinitionError: `concurrency` is below 1.
+        """
+        if concurrency < 1:
+            raise DefinitionError(f"ctx.map(…, concurrency={concurrency}): expected 1 or more")
+        begun: list[StepPending[Any]] = []
+        going: set[str] = set()
+        settlements = self._program.host.state.settlements
+        seen = len(settlements)
+        for item in items:
+            pending = self.start(step, item)
+            assert isinstance(pending, StepPending)
+            begun.append(pending)
+            going.add(pending._occurrence)
+            if len(going) < concurrency:
+                continue
+            settled = self._await_any(going, seen)
+            seen = len(settlements)
+            going -= settled
+            if not collect and any(self._pendings[occurrence]._failed for occurrence in settled):
+                break
+        return list(self.gather(*begun, collect=True) if collect else self.gather(*begun))
+
+    def _await_any(self, going: set[str], seen: int) -> set[str]:
+        """Wait until some of these occurrences are settled, past the settlements seen; return which."""
+        settlements = self._program.host.state.settlements
+        self._program.wait_until(lambda: not going.isdisjoint(settlements[seen:]))
+        return going.intersection(settlements[seen:])
+
+    @overload
+    def first(self, a: Pending[A], b: Pending[B], /) -> Pending[A | B]: ...
+    @overload
+    def first(self, a: Pending[A], b: Pending[B], c: Pending[C], /) -> Pending[A | B | C]: ...
+    @overload
+    def first(self, a: Pending[A], b: Pending[B], c: Pending[C], d: Pending[D], /) -> Pending[A | B | C | D]: ...
+    @overload
+    def first(self, *pendings: Pending[T]) -> Pending[T]: ...
+    def first(self, *pendings: Pending[Any]) -> Pending[Any]:
+        """Wait for the first success and return that pending.
+
+        The losers are not wanted any more: a step is fenced, or undone when it lands; a timer is cancelled; a wait for
+        a signal leaves it for the next wait.
 
         Raises:
             StepFailed: all of them failed; the last one to fail is raised.
-            DefinitionError: called after the pivot, where a loser could not be undone.
+            DefinitionError: called after the pivot with a step or child, which could not be undone there.
         """
         if not pendings:
             raise DefinitionError("ctx.first() got nothing to wait for: pass at least one pending")
-        if self._program.host.state.pivoted:
+        if self._program.host.state.pivoted and any(isinstance(pending, StepPending) for pending in pendings):
             raise DefinitionError(
-                "ctx.first(…) after ctx.pivot(): its losers would have to be undone; race before the pivot"
+                "ctx.first(…) over steps after ctx.pivot(): its losers would have to be undone; race before the pivot"
             )
+        for pending in pendings:
+            pending._check_wanted()
 
-        def won() -> list[Pending[T]]:
+        def won() -> list[Pending[Any]]:
             return [pending for pending in pendings if pending.settled and not pending._failed]
 
         self._program.wait_until(lambda: bool(won()) or all(pending.settled for pending in pendings))
-        self._observed.update(pending._occurrence for pending in pendings)
+        for pending in pendings:
+            pending._seen = True
         winners = won()
         if not winners:
             raise max(pendings, key=_settled_at)._failure()
         winner = min(winners, key=_settled_at)
         for loser in pendings:
-            if loser is not winner and not loser._failed:
-                self._program.ask(EventKind.STEP_DISCARDED, key=loser._occurrence, token=loser._state.action.token)
+            if loser is not winner:
+                loser._lose()
         return winner
+
+    def _all_there(self, pendings: Sequence[Pending[Any]], *, collect: bool) -> Callable[[], bool]:
+        """Return the condition that all are settled, or one has failed; it looks at each settlement once."""
+        settlements = self._program.host.state.settlements
+        waiting = {pending._occurrence: pending for pending in pendings if not pending.settled}
+        failed = not collect and any(pending._failed for pending in pendings)
+        seen = len(settlements)
+
+        def satisfied() -> bool:
+            nonlocal seen, failed
+            while seen < len(settlements):
+                settled = waiting.pop(settlements[seen], None)
+                failed = failed or (not collect and settled is not None and settled._failed)
+                seen += 1
+            return failed or not waiting
+
+        return satisfied
+
+    def _answers(self, pendings: Sequence[Pending[Any]], *, collect: bool) -> list[Any]:
+        failed = [pending for pending in pendings if pending._failed]
+        if failed and not collect:
+            for pending in pendings:
+                pending._seen = True
+            raise min(failed, key=_settled_at)._failure()
+        for pending in failed:
+            pending._seen = True
+        return [pending._failure() if pending._failed else pending.result() for pending in pendings]
+
+    # -- signals and time ------------------------------------------------------------------------------------------
+
+    @overload
+    def wait(self, signal: Update[T, Answer], /) -> Pending[Request[T, Answer]]: ...
+    @overload
+    def wait(self, signal: Signal[T], /) -> Pending[T]: ...
+    def wait(self, signal: Signal[Any], /) -> Pending[Any]:
+        """Begin to wait for the next signal of a name, and go on; one that came early is there at once.
+
+        Raises:
+            DefinitionError: the saga does not declare it in `signals=[…]`.
+        """
+        if signal not in self._program.definition.signals:
+            raise DefinitionError(
+                f"saga {self._program.definition.name} waits for {signal!r} and does not declare it: "
+                f"write @saga(…, signals=[…]) with it, so that senders are checked"
+            )
+        occurrence = self._occurrence(f"signal:{signal.name}")
+        self._program.ask(EventKind.SIGNAL_AWAITED, key=occurrence, payload=json.dumps({"signal": signal.name}))
+        return SignalPending(self._program, occurrence, signal)
+
+    @overload
+    def wait_signal(self, signal: Update[T, Answer], /, *, timeout: Duration | None = ...) -> Request[T, Answer]: ...
+    @overload
+    def wait_signal(self, signal: Signal[T], /, *, timeout: Duration | None = ...) -> T: ...
+    def wait_signal(self, signal: Signal[Any], /, *, timeout: Duration | None = None) -> Any:
+        """Wait for the next signal of a name and return its value; None waits for ever. Seconds, or a timedelta.
+
+        Raises:
+            SignalTimeout: it did not come in time. Leave it uncaught and the run is undone.
+            DefinitionError: the saga does not declare it in `signals=[…]`.
+        """
+        pending = self.wait(signal)
+        if timeout is None:
+            return pending.result()
+        timer = self.timer(timeout)
+        if self.first(pending, timer) is timer:
+            raise SignalTimeout(signal.name, _seconds(timeout))
+        return pending.result()
+
+    def timer(self, until: Duration | datetime, /) -> Pending[None]:
+        """Start a durable timer, by seconds, a timedelta, or the time it is due at (timezone-aware).
+
+        It counts from the turn that starts it, however late that is, and is never early.
+
+        Raises:
+            DefinitionError: it is in the past, or more than ten years away; or a time without a timezone.
+        """
+        occurrence = self._occurrence("timer")
+        payload = None if self._program.host.replaying else json.dumps({"due_at": self._due(until).isoformat()})
+        self._program.ask(EventKind.TIMER_STARTED, key=occurrence, payload=payload)
+        return TimerPending(self._program, occurrence)
+
+    def sleep(self, until: Duration | datetime, /) -> None:
+        """Wait for a time to pass: `ctx.timer(until).result()`. It costs nothing meanwhile."""
+        self.timer(until).result()
+
+    def _due(self, until: Duration | datetime) -> datetime:
+        if isinstance(until, datetime):
+            if until.tzinfo is None:
+                raise DefinitionError(f"ctx.timer({until!r}): a time without a timezone; use one from ctx.now()")
+            return until
+        seconds = _seconds(until)
+        if not 0 <= seconds <= RUN_TIMEOUT_SECONDS_MAX:
+            raise DefinitionError(f"ctx.timer({until!r}): expected 0 seconds or more, and at most ten years")
+        return self._program.host.decided_at + timedelta(seconds=seconds)
+
+    # -- children and locks ----------------------------------------------------------------------------------------
+
+    def start_child(
+        self,
+        saga: Declared[A, T],
+        given: A,
+        /,
+        *,
+        id: str | None = None,
+        close: Literal["wait", "cancel", "abandon"] = "wait",
+    ) -> Pending[T]:
+        """Start a run of another saga and go on. It has a log of its own, and is undone with this run.
+
+        `close` says what becomes of it when this run returns first: it is waited for, cancelled, or left alone. Its key
+        is `id`, or this run's address and a number.
+
+        Raises:
+            DefinitionError: it is no saga, or `close` is none of these.
+            ValueRefused: the input does not fit, or the key is too long.
+        """
+        program = self._program
+        program.check_alive()
+        if not isinstance(saga, SagaDefinition):
+            raise DefinitionError(f"ctx.child/ctx.start_child got {saga!r}: expected a function decorated with @saga")
+        try:
+            policy = Close(close)
+        except ValueError:
+            expected = ", ".join(repr(choice.value) for choice in Close)
+            raise DefinitionError(f"ctx.start_child(…, close={close!r}): expected one of {expected}") from None
+        name = f"child:{saga.name}"
+        payload = None
+        if not program.host.replaying:
+            number = self._occurrences[name] + 1
+            key = _check_name(id, "id") if id is not None else self._child_key(number)
+            link = ChildLink(saga.name, key, saga.version, saga.timeout_seconds, policy)
+            once = Policy(retry=_ONCE, timeout_seconds=None)
+            undo = None if policy is Close.ABANDON else once
+            text = program.host.codec.encode_saga_input(saga, given)
+            payload = _scheduled(Pinned(name, once, undo, False, link), text)
+        pending: ChildPending[Any] = ChildPending(program, self._schedule(name, payload, names=(name,)), saga)
+        self._pendings[pending._occurrence] = pending
+        return pending
+
+    def child(self, saga: Declared[A, T], given: A, /, *, id: str | None = None) -> T:
+        """Run another saga and wait for its result.
+
+        Raises:
+            ChildFailed: it ended otherwise than completed; nothing of it stands. Uncaught, this run is undone too.
+        """
+        return self.start_child(saga, given, id=id).result()
+
+    def _child_key(self, number: int) -> str:
+        key = f"{self._program.definition.name}/{self.key}#{number}"
+        if len(key) <= NAME_CHARACTERS_MAX:
+            return key
+        return f"{key[:100]}…{hashlib.sha256(key.encode()).hexdigest()[:32]}#{number}"
+
+    def lock(self, name: str, /, *, wait: bool = True, timeout: Duration | None = None) -> None:
+        """Take a semantic lock and hold it until this run has ended, undo included; across restarts too.
+
+        It keeps out other runs that ask for the same name, and nobody else. `wait=False` fails at once when it is
+        taken, `timeout` (seconds or a timedelta) after that time.
+
+        Raises:
+            LockTaken: it is another run's. Leave it uncaught and the run is undone.
+            ValueRefused: the name is no text of 1 to 180 printable characters.
+        """
+        program = self._program
+        program.check_alive()
+        named = f"lock:{_check_name(name, 'name')}"
+        deadline = None if timeout is None else _seconds(timeout)
+        policy = Policy(retry=_ONCE, timeout_seconds=None, deadline_seconds=deadline)
+        payload = _scheduled(Pinned(named, policy, None, False, LockLink(name, wait)), "null")
+        pending = LockPending(program, self._schedule(named, payload, names=(named,)))
+        self._pendings[pending._occurrence] = pending
+        pending.result()
+
+    # -- what is shown ---------------------------------------------------------------------------------------------
+
+    def set_state(self, value: Any, /) -> None:
+        """Show something to whoever calls `handle.state()`: any value that is JSON, a dataclass or a model.
+
+        Raises:
+            ValueRefused: it cannot be stored, or is larger than STATE_BYTES_MAX.
+        """
+        program = self._program
+        program.check_alive()
+        payload = None
+        if not program.host.replaying:
+            payload = program.host.codec.encode_plain(value, "the state", STATE_BYTES_MAX)
+        program.ask(EventKind.STATE_SET, payload=payload)
+
+    def set_attributes(self, **attributes: str | int | float | bool | None) -> None:
+        """Set attributes by which runs can be listed (`saga list --where city=Berlin`); others keep their values.
+
+        Raises:
+            ValueRefused: a value is no text, number or truth value, or all together are larger than STATE_BYTES_MAX.
+        """
+        program = self._program
+        program.check_alive()
+        for name, value in attributes.items():
+            if not isinstance(value, str | int | float | bool | None):
+                raise ValueRefused(f"attribute {name} is a {type(value).__name__}: expected text, number, bool or None")
+        payload = program.host.codec.encode_plain(attributes, "the attributes", STATE_BYTES_MAX)
+        program.ask(EventKind.ATTRIBUTES_SET, payload=payload)
+
+    # -- back and forward ------------------------------------------------------------------------------------------
+
+    def savepoint(self) -> Savepoint:
+        """Mark this place: `ctx.rollback` comes back to it."""
+        name = self._occurrence("savepoint")
+        self._program.ask(EventKind.SAVEPOINT_SET, key=name)
+        return Savepoint(name)
+
+    def rollback(self, savepoint: Savepoint, /) -> None:
+        """Undo what was started since the save-point, newest first, and wait for that; then go on from here.
+
+        Raises:
+            DefinitionError: called after the pivot, where nothing goes back.
+        """
+        state = self._program.host.state
+        self._program.check_alive()
+        if state.pivoted:
+            raise DefinitionError("ctx.rollback(…) after ctx.pivot(): from there on nothing goes back")
+        rolled = [step.occurrence for step in state.since(savepoint.name)]
+        for occurrence in rolled:
+            self._pendings[occurrence]._seen = True
+        self._program.ask(EventKind.ROLLBACK_ASKED, key=savepoint.name)
+        self._program.wait_until(lambda: state.unfinished.keys().isdisjoint(rolled))
 
     def pivot(self) -> None:
         """Pass the point of no return: wait for what was started, then go only forward.
@@ -196,24 +501,45 @@ class Context:
         """Wait until nothing that was started is open, and raise what failed without the function being told."""
         state = self._program.host.state
         self._program.wait_until(lambda: not state.unfinished)
-        untold = [p for p in self._pendings.values() if p._failed and p._occurrence not in self._observed]
-        untold = [pending for pending in untold if not pending._state.discarded]
+        untold = [p for p in self._pendings.values() if p._failed and not p._seen]
+        untold = [pending for pending in untold if not pending._state.discarded and not pending._state.abandoned]
         if untold:
             first = min(untold, key=_settled_at)
-            self._observed.add(first._occurrence)
+            first._seen = True
             raise first._failure()
+
+    def _close(self) -> None:
+        """Cancel the children that shall not outlive the function, and settle the rest."""
+        for pending in list(self._pendings.values()):
+            link = pending._state.link
+            if isinstance(link, ChildLink) and link.close is Close.CANCEL and not pending.settled:
+                pending._lose()
+        self._settle()
 
 
 def _settled_at(pending: Pending[Any]) -> int:
-    return pending._state.settled_seq or 0
+    return pending._settled_seq or 0
+
+
+def _seconds(duration: Duration) -> float:
+    return duration.total_seconds() if isinstance(duration, timedelta) else float(duration)
+
+
+def _check_name(name: object, what: str) -> str:
+    if not isinstance(name, str) or not 1 <= len(name) <= NAME_CHARACTERS_MAX or not name.isprintable():
+        raise ValueRefused(f"{what}={name!r}: expected 1 to {NAME_CHARACTERS_MAX} printable characters")
+    return name
 
 
 def _payload(program: Program, step: AnyStep, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
     given = program.host.codec.encode_input(step, args, kwargs)
     declared = step.declared
     undo = declared.compensation_policy if declared.compensation is not None else None
-    pinned = pinned_text(task=step.name, policy=step.policy, undo=undo, probe=declared.probe_function is not None)
-    return f'{{"step":{pinned},"input":{given}}}'
+    return _scheduled(Pinned(step.name, step.policy, undo, declared.probe_function is not None), given)
+
+
+def _scheduled(pinned: Pinned, given: str) -> str:
+    return f'{{"step":{pinned_text(pinned)},"input":{given}}}'
 
 
 def main_of(make_input: Callable[[], Any]) -> Callable[[Program], None]:
@@ -223,8 +549,8 @@ def main_of(make_input: Callable[[], Any]) -> Callable[[Program], None]:
         ctx = Context(program)
         try:
             value = program.definition.function(ctx, make_input())
-            ctx._settle()
-        except (Abort, StepFailed) as error:
+            ctx._close()
+        except (Abort, StepFailed, SignalTimeout) as error:
             if program.host.state.pivoted:
                 raise
             program.ask(EventKind.RUN_FAILED, payload=json.dumps(describe(error)))

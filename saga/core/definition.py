@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Concatenate, Generic, Never, ParamSpec, TypeVar, overload
@@ -15,6 +15,7 @@ from typing import Any, Concatenate, Generic, Never, ParamSpec, TypeVar, overloa
 from saga.core import inside
 from saga.core.errors import DefinitionError
 from saga.core.retry import COMPENSATION_RETRY, Retry
+from saga.core.signals import Signal
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -347,7 +348,13 @@ class SagaDefinition:
     """A saga: a name, a version, a function that composes steps; `timeout_seconds` bounds a run up to its pivot."""
 
     def __init__(
-        self, function: Callable[..., Any], *, name: str, version: int = 1, timeout_seconds: float | None = None
+        self,
+        function: Callable[..., Any],
+        *,
+        name: str,
+        version: int = 1,
+        timeout_seconds: float | None = None,
+        signals: Sequence[Signal[Any]] = (),
     ) -> None:
         if not name or "/" in name or len(name) > 200 or not name.isprintable():
             raise DefinitionError(f"saga name {name!r}: expected 1 to 200 printable characters without a slash")
@@ -366,6 +373,13 @@ class SagaDefinition:
         self.name = name
         self.version = version
         self.timeout_seconds = timeout_seconds
+        self.signals = tuple(signals)
+        for signal in self.signals:
+            if not isinstance(signal, Signal):
+                raise DefinitionError(f"saga {name}: signals got {signal!r}: expected Signal(…) or Update(…)")
+        names = [signal.name for signal in self.signals]
+        if len(set(names)) < len(names):
+            raise DefinitionError(f"saga {name}: two of its signals share a name: {sorted(names)}")
 
     def __repr__(self) -> str:
         return f"<saga {self.name} version {self.version}>"

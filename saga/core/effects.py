@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
+from saga.core.events import Parent
+
 
 @dataclass(frozen=True, slots=True)
 class RunTask:
@@ -47,4 +49,81 @@ class Kill:
     token: UUID
 
 
-Effect = RunTask | SetTimer | CancelTimer | Fence | Kill
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Keep something that no run can take any more for the operator, as an incident; `payload` is JSON text."""
+
+    kind: str
+    payload: str
+
+
+@dataclass(frozen=True, slots=True)
+class StartChild:
+    """Start a run that answers this one's token as an attempt does; `undoes`: it is the undo of that run."""
+
+    token: UUID
+    attempt: int
+    run: UUID
+    saga: str
+    key: str
+    version: int
+    timeout_seconds: float | None
+    input: str
+    undoes: UUID | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TellChild:
+    """Ask a child to be undone, or end it where it stands: `kind` is the event kind of what is asked."""
+
+    saga: str
+    key: str
+    run: UUID
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class RequestLock:
+    """Ask for a semantic lock, which answers the token as an attempt does; `wait`: stand in line for it."""
+
+    token: UUID
+    attempt: int
+    name: str
+    wait: bool
+
+
+@dataclass(frozen=True, slots=True)
+class WithdrawLock:
+    """Leave the line for a lock; who holds it already is answered already."""
+
+    token: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerParent:
+    """Tell the parent how this run ended, as a worker tells how an attempt did: `kind` is the outcome's event kind."""
+
+    parent: Parent
+    kind: str
+    payload: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseLocks:
+    """Let go of every lock of the run, and of its places in line."""
+
+
+Effect = (
+    RunTask
+    | SetTimer
+    | CancelTimer
+    | Fence
+    | Kill
+    | Report
+    | StartChild
+    | TellChild
+    | AnswerParent
+    | RequestLock
+    | WithdrawLock
+    | ReleaseLocks
+)

@@ -77,6 +77,34 @@ class StepFailed(SagaError):
         return f"{self.step} failed: {self.reason}"
 
 
+class ChildFailed(StepFailed):
+    """Raised into a saga when a child run ended otherwise than completed: it is undone, and nothing of it stands."""
+
+
+class LockTaken(StepFailed):
+    """Raised into a saga when a semantic lock is another run's, or did not come free in time."""
+
+
+class SignalTimeout(SagaError):
+    """Raised into a saga when a signal did not come in time. Leave it uncaught and the run is undone."""
+
+    def __init__(self, signal: str, seconds: float) -> None:
+        super().__init__(signal, seconds)
+        self.signal = signal
+        self.seconds = seconds
+
+    def __str__(self) -> str:
+        return f"signal {self.signal} did not come in {self.seconds:g} s"
+
+
+class UnknownSignal(SagaError):
+    """Raised when a run is sent something that its saga does not declare."""
+
+
+class UpdateRefused(SagaError):
+    """Raised by `handle.update()` when the saga refused it; the message is the saga's."""
+
+
 class RunFailed(SagaError):
     """Raised by `handle.result()` when the run ended in another way than completed.
 

@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 from uuid import UUID
 
 
@@ -38,11 +39,20 @@ class EventKind(StrEnum):
     TERMINATE_REQUESTED = "TerminateRequested"
     RETRY_REQUESTED = "RetryRequested"  # an operator, or a coordinator with another build
     RESOLVED = "Resolved"  # an operator's evidence stands for an outcome
+    SIGNAL_RECEIVED = "SignalReceived"
 
     # Asked for by the saga function: replay compares these with what the code asks for now.
     ACTION_SCHEDULED = "ActionScheduled"
     PIVOT_PASSED = "PivotPassed"
     STEP_DISCARDED = "StepDiscarded"  # a loser of `first`: fenced, or undone when it ends
+    SIGNAL_AWAITED = "SignalAwaited"
+    TIMER_STARTED = "TimerStarted"
+    WAIT_DROPPED = "WaitDropped"  # a loser of `first` that was a wait or a timer
+    UPDATE_ANSWERED = "UpdateAnswered"
+    STATE_SET = "StateSet"
+    ATTRIBUTES_SET = "AttributesSet"
+    SAVEPOINT_SET = "SavepointSet"
+    ROLLBACK_ASKED = "RollbackAsked"  # what was started since the save-point is undone
     RUN_COMPLETED = "RunCompleted"
     RUN_FAILED = "RunFailed"  # Abort or StepFailed left the function
 
@@ -78,6 +88,7 @@ ARRIVALS = frozenset(
         EventKind.TERMINATE_REQUESTED,
         EventKind.RETRY_REQUESTED,
         EventKind.RESOLVED,
+        EventKind.SIGNAL_RECEIVED,
     }
 )
 
@@ -87,6 +98,14 @@ ASKED = frozenset(
         EventKind.ACTION_SCHEDULED,
         EventKind.PIVOT_PASSED,
         EventKind.STEP_DISCARDED,
+        EventKind.SIGNAL_AWAITED,
+        EventKind.TIMER_STARTED,
+        EventKind.WAIT_DROPPED,
+        EventKind.UPDATE_ANSWERED,
+        EventKind.STATE_SET,
+        EventKind.ATTRIBUTES_SET,
+        EventKind.SAVEPOINT_SET,
+        EventKind.ROLLBACK_ASKED,
         EventKind.RUN_COMPLETED,
         EventKind.RUN_FAILED,
     }
@@ -100,8 +119,8 @@ TERMINAL = frozenset({EventKind.RUN_COMPLETED, EventKind.RUN_COMPENSATED, EventK
 class Event:
     """One entry of a run's log.
 
-    `key` is the step's occurrence (`payments.charge_card#1`), a timer's name or a dedupe key, by kind. `payload` is
-    JSON text or None. `at` is database time, timezone-aware.
+    `key` is an occurrence (`payments.charge_card#1`, `signal:paid#1`), a timer's name or a signal's id, by kind.
+    `payload` is JSON text or None. `at` is database time, timezone-aware.
     """
 
     seq: int
@@ -135,9 +154,44 @@ def chain_digest(previous: bytes, event: Event) -> bytes:
     return hashlib.sha256(previous + "\x1f".join(parts).encode()).digest()
 
 
-def start_payload(version: int, timeout_seconds: float | None, given: str) -> str:
-    """Return the payload of a start: the version asked for, the run's timeout, and last its input (JSON text)."""
-    return f'{{"version":{version},"timeout":{json.dumps(timeout_seconds)},"input":{given}}}'
+@dataclass(frozen=True, slots=True)
+class Parent:
+    """Who started a run from a saga: the run to answer, and the attempt that the answer is for."""
+
+    run: UUID
+    saga: str
+    key: str
+    token: UUID
+    attempt: int
+
+
+def start_payload(
+    version: int,
+    timeout_seconds: float | None,
+    given: str,
+    *,
+    parent: Parent | None = None,
+    undoes: UUID | None = None,
+) -> str:
+    """Return the payload of a start: the version asked for, the run's timeout, and last its input (JSON text).
+
+    A child's names its `parent`; that of the undo of a run names that run.
+    """
+    more = ""
+    if parent is not None:
+        value = {"run": str(parent.run), "saga": parent.saga, "key": parent.key}
+        more += f'"parent":{json.dumps({**value, "token": str(parent.token), "attempt": parent.attempt})},'
+    if undoes is not None:
+        more += f'"undoes":"{undoes}",'
+    return f'{{"version":{version},"timeout":{json.dumps(timeout_seconds)},{more}"input":{given}}}'
+
+
+def parent_of(start: dict[str, Any]) -> Parent | None:
+    """Read the parent out of a start's payload."""
+    value = start.get("parent")
+    if value is None:
+        return None
+    return Parent(UUID(value["run"]), value["saga"], value["key"], UUID(value["token"]), value["attempt"])
 
 
 def split_task_name(task: str) -> tuple[str, Direction]:

@@ -15,7 +15,7 @@ from uuid import UUID
 from saga.core.context import main_of
 from saga.core.definition import SagaDefinition
 from saga.core.effects import Effect
-from saga.core.errors import Abort, DecodeFailed, LimitReached, ReplayMismatch, StepFailed, describe
+from saga.core.errors import Abort, DecodeFailed, LimitReached, ReplayMismatch, SignalTimeout, StepFailed, describe
 from saga.core.events import ARRIVALS, ASKED, Event, EventKind
 from saga.core.lifecycle import Cause, StallReason, Status
 from saga.core.policy import reconcile, start_undo
@@ -64,17 +64,26 @@ class Execution:
     """A run in memory. `broken` says that the function cannot go on: store the decision, then drop the execution."""
 
     def __init__(
-        self, run: UUID, key: str, definition: SagaDefinition | None, codec: Codec, *, fold_only: bool = False
+        self,
+        run: UUID,
+        key: str,
+        definition: SagaDefinition | None,
+        codec: Codec,
+        *,
+        fold_only: bool = False,
+        undoes: tuple[UUID, Iterable[Event]] | None = None,
     ) -> None:
         self.run = run
         self.key = key
-        self.state = State(run)
         self.codec = codec
         self.broken: StallReason | None = None
         self.decision = Decision()
         self._definition = definition
         self.fold_only = fold_only  #: never run the function: enough to cancel or terminate what cannot be replayed
-        self._goes_back = False  #: its log has turned round: what is left to do needs no function
+        self._undoes = None if undoes is None else (undoes[0], tuple(undoes[1]))
+        #: Its log has turned round, or it undoes another run, whose log is given: what is left to do needs no function.
+        self._goes_back = undoes is not None
+        self.state = self._new_state()
         self._halt: _Suspend | None = None
         self._message = ""
         self._program: Program | None = None
@@ -89,6 +98,12 @@ class Execution:
         """The time of the arrival that is being fed."""
         assert self._arrived_at is not None
         return self._arrived_at
+
+    @property
+    def decided_at(self) -> datetime:
+        """The time of this turn, which may be long after the arrival; only where nothing is replayed."""
+        assert self._now is not None
+        return self._now
 
     @property
     def replaying(self) -> bool:
@@ -122,7 +137,7 @@ class Execution:
     def replay(self, events: Iterable[Event]) -> None:
         """Fold a log and bring the function to where it stood. Raises nothing: a run that cannot go on is `broken`."""
         self._recorded = tuple(events)
-        self._goes_back = any(event.kind is EventKind.RUN_COMPENSATING for event in self._recorded)
+        self._goes_back = self._goes_back or any(event.kind is EventKind.RUN_COMPENSATING for event in self._recorded)
         try:
             while self._cursor < len(self._recorded):
                 event = self._recorded[self._cursor]
@@ -179,7 +194,7 @@ class Execution:
 
     def _refold(self, given: Input) -> None:
         """Take over what an arrival asks for that no function will see: it is folded like any other."""
-        state = State(self.run)
+        state = self._new_state()
         for event in self._recorded:
             state.apply(event)
         state.effects.clear()
@@ -188,6 +203,14 @@ class Execution:
             Event(state.seq + 1, given.kind, at, given.token, given.attempt, given.claimant, given.key, given.payload)
         )
         self.decision.effects.extend(state.effects)
+
+    def _new_state(self) -> State:
+        if self._undoes is None:
+            return State(self.run)
+        run, log = self._undoes
+        state = State(run)  # its tokens are those of the run whose effects it takes back
+        state.take_back(log)
+        return state
 
     def _not_before(self, at: datetime) -> datetime:
         return at if self.state.at is None else max(at, self.state.at)
@@ -212,7 +235,7 @@ class Execution:
         self.state.apply(event)
 
     def _begin(self, event: Event) -> None:
-        if event.kind is not EventKind.RUN_STARTED or self._definition is None:
+        if event.kind is not EventKind.RUN_STARTED or self._definition is None or self._undoes is not None:
             return
         definition = self._definition
         self._program = Program(
@@ -345,7 +368,7 @@ def _suspension_for(bug: BaseException) -> _Suspend:
     match bug:
         case _Suspend():
             return bug
-        case Abort() | StepFailed():
+        case Abort() | StepFailed() | SignalTimeout():
             return _Suspend(StallReason.FAILED_AFTER_PIVOT, message)
         case DecodeFailed():
             return _Suspend(StallReason.NOT_DECODED, message)

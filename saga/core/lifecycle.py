@@ -41,6 +41,7 @@ class Cause(StrEnum):
     FAILED = "failed"
     CANCELLED = "cancelled"
     TIMED_OUT = "timed_out"
+    PARENT_UNDONE = "parent_undone"
 
 
 ENDED = frozenset({Status.COMPLETED, Status.COMPENSATED, Status.TERMINATED})

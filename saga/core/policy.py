@@ -55,6 +55,8 @@ def reconcile(state: State, emit: Emit, now: datetime) -> None:
             _decide(state, step, emit, now)
     if state.undoing:
         _undo(state, emit)
+    elif state.savepoints:
+        _roll_back(state, emit)
 
 
 def start_undo(emit: Emit, cause: Cause) -> None:
@@ -78,6 +80,10 @@ def _decide(state: State, step: StepState, emit: Emit, now: datetime) -> None:
 
 
 def _schedule(step: StepState, track: Track, emit: Emit) -> None:
+    if step.irrevocable and track.direction is Direction.COMPENSATION:
+        message = "the child run passed its pivot: nothing of it goes back by itself"
+        _stall(step, track, emit, StallReason.COMPENSATION_GAVE_UP, message)
+        return
     kind = {
         Direction.ACTION: EventKind.ATTEMPT_SCHEDULED,
         Direction.PROBE: EventKind.PROBE_SCHEDULED,
@@ -126,7 +132,8 @@ def _action_ended(state: State, step: StepState, track: Track, emit: Emit, now: 
         case EventKind.STEP_UNKNOWN | EventKind.STEP_ROLLED_BACK:
             _retry(state, step, track, emit, now, delay)
         case EventKind.STEP_NEVER_STARTED:
-            _give_up(state, step, track, emit, "no worker claimed it before its deadline")
+            late = "no worker claimed it before its deadline" if step.link is None else "it did not come in time"
+            _give_up(state, step, track, emit, late)
         case _:
             _give_up(state, step, track, emit, "")
 
@@ -201,14 +208,23 @@ def _compensation_ended(step: StepState, track: Track, emit: Emit, now: datetime
 
 
 def _undo(state: State, emit: Emit) -> None:
+    """Undo all that stands, and end when nothing does."""
+    if not state.standing and not state.unfinished:
+        emit(EventKind.RUN_COMPENSATED)
+    else:
+        _send_back(list(state.unfinished.values()), list(state.standing.values()), emit)
+
+
+def _roll_back(state: State, emit: Emit) -> None:
+    """Undo what was started since a save-point."""
+    rolled = [step for step in state.unfinished.values() if step.in_turn]
+    _send_back(rolled, [step for step in rolled if step.may_stand], emit)
+
+
+def _send_back(unfinished: list[StepState], standing: list[StepState], emit: Emit) -> None:
     """Undo what stands, newest start first; steps that overlapped are undone together."""
-    if any(not step.over for step in state.unfinished.values()):
+    if not standing or any(not step.over for step in unfinished):
         return  # an attempt in flight may still land: it is awaited before anything is undone
-    standing = [step for step in state.steps.values() if step.may_stand]
-    if not standing:
-        if not state.unfinished:
-            emit(EventKind.RUN_COMPENSATED)
-        return
     newest_start = max(step.scheduled_seq for step in standing)
     for step in standing:
         # A step may go back when none that began after its end still stands.

@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from saga.core.effects import CancelTimer, Effect, Fence, Kill, RunTask, SetTimer
-from saga.core.events import Direction, Event, EventKind, token_of
+from saga.core.address import child_run_id
+from saga.core.effects import (
+    AnswerParent,
+    CancelTimer,
+    Effect,
+    Fence,
+    Kill,
+    ReleaseLocks,
+    Report,
+    RequestLock,
+    RunTask,
+    SetTimer,
+    StartChild,
+    TellChild,
+    WithdrawLock,
+)
+from saga.core.events import Direction, Event, EventKind, Parent, parent_of, token_of
 from saga.core.lifecycle import Cause, StallReason, Status
 from saga.core.outcome import companion_input, found, unwrap
-from saga.core.tracks import Phase, StepState, Track, read_pinned
+from saga.core.tracks import ChildLink, LockLink, Phase, StepState, Track, read_pinned
+from saga.core.waits import Mailbox, Wait
 
 #: Seconds that a hard limit lies above an attempt's timeout, for the soft limit to be handled in.
 GRACE_SECONDS = 5.0
@@ -50,7 +67,17 @@ class State:
         self.tokens: dict[UUID, tuple[StepState, Track]] = {}
         self.dirty: dict[str, StepState] = {}  #: steps touched since policy last looked; ordered
         self.unfinished: dict[str, StepState] = {}
+        self.standing: dict[str, StepState] = {}  #: steps whose effects are there, or may be
         self.stuck: dict[UUID, StallReason] = {}
+        self.waits: dict[str, Wait] = {}
+        self.mailbox = Mailbox()
+        self.settlements: list[str] = []  #: occurrences in the order in which the function may see how they ended
+        self.savepoints: dict[str, int] = {}  #: each with its seq
+        self.shown: str | None = None  #: JSON text of what `ctx.set_state` said last
+        self.attributes: dict[str, Any] = {}
+        self.parent: Parent | None = None
+        self.undoes: UUID | None = None  #: the run whose effects this one takes back
+        self.locks = False
         self.timers: set[str] = set()
         self.claimants: set[UUID] = set()  #: deliveries whose own word is in the log
         self.effects: list[Effect] = []
@@ -98,6 +125,13 @@ class State:
 
     def _touch(self, step: StepState) -> None:
         self.dirty[step.occurrence] = step
+        if step.settled_seq is not None and not step.told:
+            step.told = True
+            self.settlements.append(step.occurrence)
+        if step.may_stand:
+            self.standing[step.occurrence] = step
+        else:
+            self.standing.pop(step.occurrence, None)
         if step.finished:
             self.unfinished.pop(step.occurrence, None)
         else:
@@ -117,7 +151,12 @@ class State:
         """Ask that what no worker has claimed of an action or probe be taken back, and stop waiting to retry it."""
         for track in (step.action, step.probe):
             if track is not None and track.phase is Phase.IN_FLIGHT:
-                self.effects.append(Fence(track.token))
+                if isinstance(step.link, ChildLink):
+                    self._tell_child(step, step.link, EventKind.CANCEL_REQUESTED)
+                elif isinstance(step.link, LockLink):
+                    self.effects.append(WithdrawLock(track.token))
+                else:
+                    self.effects.append(Fence(track.token))
             elif track is not None and track.phase in (Phase.WAITING, Phase.READY):
                 self.drop_timer(timer_name(track, step))
                 track.phase = Phase.DUE
@@ -126,6 +165,10 @@ class State:
         value = json.loads(event.payload or "{}")
         self.version = value["version"]
         self.timeout_seconds = value.get("timeout")
+        self.parent = parent_of(value)
+        if value.get("undoes"):
+            self.undoes = UUID(value["undoes"])
+            self.cancel_asked = Cause.PARENT_UNDONE
         self.input = json_after(event.payload or "", "input")
         if self.timeout_seconds is not None:
             self._set_timer("timeout", event.at + timedelta(seconds=self.timeout_seconds))
@@ -133,16 +176,18 @@ class State:
     def _action_scheduled(self, event: Event) -> None:
         assert event.key is not None and event.payload is not None and event.token is not None
         pinned, _, given = event.payload.partition(',"input":')
-        policy, undo_policy, has_probe, task = read_pinned(pinned[len('{"step":') :])
+        told = read_pinned(pinned[len('{"step":') :])
+        policy, task = told.policy, told.task
         tokens = {d: token_of(self.run, event.key, d) for d in (Direction.PROBE, Direction.COMPENSATION)}
         action = Track(event.token, Direction.ACTION, policy, task)
-        probe = Track(tokens[Direction.PROBE], Direction.PROBE, policy, f"{task}.probe") if has_probe else None
+        probe = Track(tokens[Direction.PROBE], Direction.PROBE, policy, f"{task}.probe") if told.probe else None
         undo = (
-            Track(tokens[Direction.COMPENSATION], Direction.COMPENSATION, undo_policy, f"{task}.compensate")
-            if undo_policy
+            Track(tokens[Direction.COMPENSATION], Direction.COMPENSATION, told.undo, f"{task}.compensate")
+            if told.undo
             else None
         )
-        step = StepState(event.key, given[:-1], event.seq, action, probe, undo)
+        step = StepState(event.key, given[:-1], event.seq, event.at, action, probe, undo, told.link)
+        self.locks = self.locks or isinstance(told.link, LockLink)
         self.steps[event.key] = step
         for track in step.tracks:
             self.tokens[track.token] = (step, track)
@@ -172,6 +217,12 @@ class State:
         if track.began_at is None:
             track.began_at = event.at
         given = step.input
+        if isinstance(step.link, LockLink):
+            self.effects.append(RequestLock(track.token, track.attempt, step.link.name, step.link.wait))
+            return
+        if isinstance(step.link, ChildLink):
+            self._start_child(step, step.link, track)
+            return
         if track.direction is Direction.COMPENSATION:
             given = companion_input(step.action.token, step.input, step.result)
             step.undo_again = False
@@ -181,6 +232,28 @@ class State:
         limit = None if timeout is None else timeout + GRACE_SECONDS
         self.effects.append(RunTask(track.token, track.attempt, track.task, given, limit))
 
+    def _start_child(self, step: StepState, child: ChildLink, track: Track) -> None:
+        """Start the child, or the run that undoes it; each attempt has a run of its own."""
+        step.undo_again = False
+        run = child_run_id(step.scheduled_at, track.token, track.attempt)
+        again = f"~{track.attempt}" if track.attempt > 1 else ""
+        key, undoes = child.key + again, None
+        if track.direction is Direction.COMPENSATION:
+            key = f"{child.key}~undo{step.undos or ''}{again}"
+            undoes = child_run_id(step.scheduled_at, step.action.token, step.action.attempt)
+        timeout = child.timeout_seconds if undoes is None else None
+        self.effects.append(
+            StartChild(track.token, track.attempt, run, child.saga, key, child.version, timeout, step.input, undoes)
+        )
+
+    def _tell_child(self, step: StepState, child: ChildLink, kind: EventKind) -> None:
+        if step.abandoned or (kind is EventKind.CANCEL_REQUESTED and step.told_to_end):
+            return
+        step.told_to_end = True
+        again = f"~{step.action.attempt}" if step.action.attempt > 1 else ""
+        run = child_run_id(step.scheduled_at, step.action.token, step.action.attempt)
+        self.effects.append(TellChild(child.saga, child.key + again, run, kind.value))
+
     def _outcome(self, event: Event) -> None:
         if event.claimant is not None and event.kind is not EventKind.STEP_LOST:
             self.claimants.add(event.claimant)  # who was lost has told nothing yet
@@ -189,6 +262,8 @@ class State:
             return
         step, track = known
         kind = event.kind
+        if step.link is not None and track.direction is Direction.ACTION:
+            step.irrevocable = bool(json.loads(event.payload or "{}").get("pivoted"))
         track.ended = kind
         track.phase = Phase.DUE
         if kind in (EventKind.STEP_FAILED, EventKind.STEP_ROLLED_BACK, EventKind.STEP_UNKNOWN, EventKind.STEP_REFUSED):
@@ -333,6 +408,9 @@ class State:
         if what == "timeout":
             self.cancel_asked = self.cancel_asked or Cause.TIMED_OUT
             return
+        if what == "timer":
+            self._settle_wait(self.waits[occurrence], event.seq)
+            return
         step = self.steps[occurrence]
         if what == "deadline":
             if not step.succeeded and not step.gave_up:
@@ -354,6 +432,66 @@ class State:
         self._call_back(step)
         self._touch(step)
 
+    # -- waits -----------------------------------------------------------------------------------------------------
+
+    def _settle_wait(self, wait: Wait, seq: int) -> None:
+        wait.settled_seq = seq
+        self.settlements.append(wait.occurrence)
+
+    def _signal_received(self, event: Event) -> None:
+        name = json.loads(event.payload or "{}")["signal"]
+        settled = self.mailbox.receive(event, name, json_after(event.payload or "", "value"))
+        if settled is not None:
+            self._settle_wait(settled, event.seq)
+
+    def _signal_awaited(self, event: Event) -> None:
+        assert event.key is not None
+        wait = Wait(event.key, signal=json.loads(event.payload or "{}")["signal"])
+        self.waits[event.key] = wait
+        if self.mailbox.wait(wait, event.seq):
+            self._settle_wait(wait, event.seq)
+
+    def _timer_started(self, event: Event) -> None:
+        assert event.key is not None
+        self.waits[event.key] = Wait(event.key)
+        self._set_timer(f"timer:{event.key}", datetime.fromisoformat(json.loads(event.payload or "{}")["due_at"]))
+
+    def _wait_dropped(self, event: Event) -> None:
+        assert event.key is not None
+        wait = self.waits[event.key]
+        wait.dropped = True
+        if wait.signal is not None:
+            self.mailbox.drop(wait)
+        else:
+            self.drop_timer(f"timer:{event.key}")
+
+    def _update_answered(self, event: Event) -> None:
+        """Nothing: the sender reads the answer in the log."""
+
+    def _state_set(self, event: Event) -> None:
+        self.shown = event.payload
+
+    def _attributes_set(self, event: Event) -> None:
+        self.attributes = {**self.attributes, **json.loads(event.payload or "{}")}
+
+    def _savepoint_set(self, event: Event) -> None:
+        assert event.key is not None
+        self.savepoints[event.key] = event.seq
+
+    def _rollback_asked(self, event: Event) -> None:
+        assert event.key is not None
+        for step in self.since(event.key):
+            step.discarded = step.in_turn = True
+            self._call_back(step)
+            self._touch(step)
+
+    def since(self, savepoint: str) -> list[StepState]:
+        """Return the steps that were started behind a save-point and are wanted still."""
+        seq = self.savepoints[savepoint]
+        return [step for step in self.steps.values() if step.scheduled_seq > seq and not step.discarded]
+
+    # -- the end ---------------------------------------------------------------------------------------------------
+
     def _run_completed(self, event: Event) -> None:
         self.result = event.payload
         self._end(Status.COMPLETED)
@@ -367,7 +505,10 @@ class State:
         self.suspended = None
         self.cause = Cause(value["cause"])
         self.cancel_asked = None
-        self.drop_timer("timeout")
+        self.mailbox.open.clear()
+        for name in sorted(self.timers):
+            if name == "timeout" or name.startswith("timer:"):
+                self.drop_timer(name)
         for step in self.steps.values():
             self._call_back(step)
             self.dirty[step.occurrence] = step
@@ -386,7 +527,10 @@ class State:
     def _run_terminated(self, event: Event) -> None:
         for step in self.steps.values():
             for track in step.tracks:
-                if track.phase is Phase.IN_FLIGHT:
+                if track.phase is Phase.IN_FLIGHT and isinstance(step.link, ChildLink):
+                    if track is step.action:
+                        self._tell_child(step, step.link, EventKind.TERMINATE_REQUESTED)
+                elif track.phase is Phase.IN_FLIGHT:
                     self.effects.append(Kill(track.token))
         self._end(Status.TERMINATED)
 
@@ -395,6 +539,44 @@ class State:
         self.suspended = None
         for name in sorted(self.timers):
             self.drop_timer(name)
+        self.effects.extend(Report(EventKind.SIGNAL_RECEIVED, left) for left in self.mailbox.leftovers())
+        if self.locks:
+            self.effects.append(ReleaseLocks())
+        if self.parent is not None:
+            self.effects.append(self._answer(self.parent, status))
+
+    def _answer(self, parent: Parent, status: Status) -> AnswerParent:
+        if status is Status.COMPLETED or (self.undoes is not None and status is Status.COMPENSATED):
+            kind, value = EventKind.STEP_SUCCEEDED, self.result or "null"
+        else:
+            said = json.loads(self.failure)["message"] if self.failure else self.cause or status
+            value = json.dumps({"type": "", "message": f"the child run ended {status}: {said}"})
+            ended_for_good = status is Status.COMPENSATED or self.undoes is not None
+            kind = EventKind.STEP_FAILED if ended_for_good else EventKind.STEP_UNKNOWN
+        return AnswerParent(parent, kind, f'{{"pivoted":{json.dumps(self.pivoted)},"value":{value}}}')
+
+    def take_back(self, log: Iterable[Event]) -> None:
+        """Become what another run left when it ended, ready to be undone as a run of its own."""
+        for event in log:
+            self.apply(event)
+        for step in self.steps.values():
+            for track in step.tracks:
+                if track.direction is Direction.COMPENSATION:
+                    if track.phase in (Phase.IN_FLIGHT, Phase.STUCK, Phase.WAITING, Phase.DUE):
+                        track.phase = Phase.READY
+                elif track.phase is not Phase.DONE:  # it was terminated in mid-flight: it may have landed
+                    track.phase = Phase.DONE
+                    step.unknown, step.gave_up = True, True
+                    step.ended_seq = step.ended_seq or self.seq
+            self._touch(step)
+        self.seq, self.at = 0, None
+        self.ended = self.result = self.failure = self.suspended = self.cause = self.parent = None
+        self.terminate_asked = self.undoing = self.locks = False
+        self.cancel_asked = None
+        self.stuck.clear()
+        self.timers.clear()
+        self.mailbox = Mailbox()
+        self.effects.clear()
 
     def _run_stalled(self, event: Event) -> None:
         reason = StallReason(json.loads(event.payload or "{}")["reason"])
@@ -455,6 +637,15 @@ _HANDLERS: dict[EventKind, str] = {
     EventKind.TERMINATE_REQUESTED: "_terminate_requested",
     EventKind.RETRY_REQUESTED: "_retry_requested",
     EventKind.RESOLVED: "_resolved",
+    EventKind.SIGNAL_RECEIVED: "_signal_received",
+    EventKind.SIGNAL_AWAITED: "_signal_awaited",
+    EventKind.TIMER_STARTED: "_timer_started",
+    EventKind.WAIT_DROPPED: "_wait_dropped",
+    EventKind.UPDATE_ANSWERED: "_update_answered",
+    EventKind.STATE_SET: "_state_set",
+    EventKind.ATTRIBUTES_SET: "_attributes_set",
+    EventKind.SAVEPOINT_SET: "_savepoint_set",
+    EventKind.ROLLBACK_ASKED: "_rollback_asked",
     EventKind.PIVOT_PASSED: "_pivot_passed",
     EventKind.STEP_DISCARDED: "_step_discarded",
     EventKind.RUN_COMPLETED: "_run_completed",

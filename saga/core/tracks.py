@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -50,21 +50,57 @@ class Track:
         self.began_at = None
 
 
+class Close(StrEnum):
+    """What becomes of a child when its parent ends before it."""
+
+    WAIT = "wait"  #: the parent waits for it
+    CANCEL = "cancel"  #: it is undone
+    ABANDON = "abandon"  #: it goes on by itself
+
+
+@dataclass(frozen=True, slots=True)
+class ChildLink:
+    """A child run in the place of a task; the log pins it."""
+
+    saga: str
+    key: str
+    version: int
+    timeout_seconds: float | None
+    close: Close
+
+
+@dataclass(frozen=True, slots=True)
+class LockLink:
+    """A semantic lock in the place of a task; the log pins it."""
+
+    name: str
+    wait: bool
+
+
+Link = ChildLink | LockLink
+
+
 @dataclass(slots=True)
 class StepState:
-    """One occurrence of a step in a run."""
+    """One occurrence of a step in a run; with a `link` it is a child or a lock, and no worker runs it."""
 
     occurrence: str
     input: str  #: JSON text, as the action gets it
     scheduled_seq: int
+    scheduled_at: datetime
     action: Track
     probe: Track | None
     undo: Track | None
+    link: Link | None = None
     unknown: bool = False  #: sticky: some attempt may have landed
     succeeded: bool = False
     gave_up: bool = False
     undone: bool = False
-    discarded: bool = False  #: lost a `first`: its effect is not wanted
+    discarded: bool = False  #: lost a `first`, or was rolled back: its effect is not wanted
+    in_turn: bool = False  #: rolled back: undone in the reverse order of start, with the others
+    irrevocable: bool = False  #: a child that passed its pivot
+    told: bool = False  #: that it is settled was noted
+    told_to_end: bool = False  #: a child that was asked to be undone
     undos: int = 0  #: how often it was undone because of what was told late
     undo_again: bool = False  #: a result came to light while the undo without it was under way
     result: str | None = None  #: JSON text
@@ -95,8 +131,8 @@ class StepState:
 
     @property
     def wants_undo_now(self) -> bool:
-        """Nothing is left to wait for before it is undone."""
-        return self.must_go and self.over
+        """Nothing is left to wait for before it is undone by itself."""
+        return self.must_go and self.over and not self.in_turn
 
     @property
     def over(self) -> bool:
@@ -104,8 +140,15 @@ class StepState:
         return (self.succeeded or self.gave_up) and self.quiet
 
     @property
+    def abandoned(self) -> bool:
+        """It is a child that goes on whatever becomes of this run."""
+        return isinstance(self.link, ChildLink) and self.link.close is Close.ABANDON
+
+    @property
     def finished(self) -> bool:
         """The run could end as far as this step is concerned."""
+        if self.abandoned:
+            return True
         if not self.quiet or self.settled_seq is None:
             return False
         return not self.must_go and not (self.undo and self.undo.phase is Phase.IN_FLIGHT)
@@ -137,27 +180,46 @@ def policy_from_json(value: dict[str, Any]) -> Policy:
     return Policy(retry=retry, timeout_seconds=value["timeout"], deadline_seconds=value["deadline"])
 
 
-_pinned: dict[str, tuple[Policy, Policy | None, bool, str]] = {}
+@dataclass(frozen=True, slots=True)
+class Pinned:
+    """What the log pins of a step beside its input. `undo` is None where there is no compensation."""
+
+    task: str  #: the Celery task's name
+    policy: Policy
+    undo: Policy | None = None
+    probe: bool = False
+    link: Link | None = None
 
 
-def pinned_text(*, task: str, policy: Policy, undo: Policy | None, probe: bool) -> str:
-    """Return the JSON text of what the log pins of a step beside its input."""
-    value = {
-        "task": task,
-        "policy": policy_to_json(policy),
-        "undo": policy_to_json(undo) if undo else None,
-        "probe": probe,
+_pinned: dict[str, Pinned] = {}
+
+
+def pinned_text(pinned: Pinned) -> str:
+    """Return what is pinned as JSON text."""
+    value: dict[str, Any] = {
+        "task": pinned.task,
+        "policy": policy_to_json(pinned.policy),
+        "undo": policy_to_json(pinned.undo) if pinned.undo else None,
+        "probe": pinned.probe,
     }
+    if pinned.link is not None:
+        value["child" if isinstance(pinned.link, ChildLink) else "lock"] = asdict(pinned.link)
     return json.dumps(value, separators=(",", ":"))
 
 
-def read_pinned(text: str) -> tuple[Policy, Policy | None, bool, str]:
-    """Return (action's policy, compensation's policy or None, has a probe, task name); remembered, for it repeats."""
+def read_pinned(text: str) -> Pinned:
+    """Read what `pinned_text` wrote; remembered, for it repeats."""
     known = _pinned.get(text)
     if known is None:
         value = json.loads(text)
+        link: Link | None = None
+        if "child" in value:
+            child = value["child"]
+            link = ChildLink(**{**child, "close": Close(child["close"])})
+        elif "lock" in value:
+            link = LockLink(**value["lock"])
         undo = policy_from_json(value["undo"]) if value["undo"] else None
-        known = (policy_from_json(value["policy"]), undo, value["probe"], value["task"])
+        known = Pinned(value["task"], policy_from_json(value["policy"]), undo, value["probe"], link)
         if len(_pinned) < 4_096:
             _pinned[text] = known
     return known

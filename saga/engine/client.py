@@ -9,8 +9,8 @@ import hashlib
 import json
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
-from uuid import UUID
+from typing import Any, Generic, TypeVar, cast
+from uuid import UUID, uuid4
 
 import psycopg
 
@@ -28,18 +28,23 @@ from saga.core.errors import (
     RunFailed,
     RunStalled,
     UnknownRun,
+    UnknownSignal,
+    UpdateRefused,
     ValueRefused,
 )
 from saga.core.events import Event, EventKind, start_payload
 from saga.core.lifecycle import ENDED, Status
+from saga.core.signals import Signal, Update, signal_payload
+from saga.core.state import State, json_after
 from saga.engine.installation import Installation, current_installation
 from saga.engine.records import SHARDS
-
-if TYPE_CHECKING:
-    from saga.engine.store.reading import FoundRun
+from saga.engine.store.reading import FoundRun, Look
+from saga.engine.stuck import fold, occurrence_of, result_of
 
 In = TypeVar("In")
 Out = TypeVar("Out")
+T = TypeVar("T")
+Answer = TypeVar("Answer")
 
 #: Seconds between two looks at a run that is waited for: the first, and the longest.
 POLL_SECONDS = (0.005, 0.25)
@@ -58,17 +63,20 @@ class Saga(SagaDefinition, Generic[In, Out]):
 
         Raises:
             ValueRefused: the input or the key cannot be stored; nothing was sent.
-            RunExists: the key was started with another input.
-            ConfigurationError: no database is set or reachable.
+            RunExists: the key was started with another input; in the caller's transaction nobody looks, and
+                `handle.created` and `handle.result` say so later.
+            ConfigurationError: no database is set or reachable, or both `session=` and `connection=` are given.
+            SchemaError: the tables are not there; the caller's transaction can only be rolled back.
             DefinitionError: called inside a saga function.
         """
         if inside.saga_function():
             raise DefinitionError(
                 f"{self.name}.start(…) inside a saga function: only steps may do I/O; start it in a step"
             )
+        target = _one_of(session, connection)
         installation = current_installation()
         text = installation.codec.encode_saga_input(self, given)
-        return cast("Handle[Out]", start_run(installation, self, check_key(id), text, session or connection))
+        return cast("Handle[Out]", start_run(installation, self, check_key(id), text, target))
 
     def handle(self, id: str, /) -> Handle[Out]:
         """Return the handle of a run by its key, whether or not it exists yet."""
@@ -144,6 +152,7 @@ class Handle(Generic[Out]):
 
         Raises:
             UnknownRun: there is no such run, or no coordinator has taken its start yet.
+            DecodeFailed: newer code has written in it what this code does not know.
         """
         found = self._need()
         with self._installation.database.connection() as connection:
@@ -176,18 +185,24 @@ class Handle(Generic[Out]):
             if remaining <= 0 and unreachable is not None:
                 raise ResultTimeout(f"run {self.address}: Postgres does not answer") from unreachable
             if remaining <= 0:
-                raise ResultTimeout(self._why_not(found, timeout))
+                raise ResultTimeout(self._why_not(self._look() if found is None else Look(found), timeout))
             time.sleep(min(pause, remaining))
             pause = min(pause * 1.5, POLL_SECONDS[1])
 
     def cancel(self, *, session: Any = None, connection: Any = None) -> None:
         """Ask for the run to be undone; past its pivot it is refused, and the log says so.
 
+        With `session=` or `connection=` it joins the caller's transaction, as a start does: it is asked if and only if
+        that commits. Then nobody looks first whether there is such a run; a cancel that no run can take is kept as an
+        incident.
+
         Raises:
             UnknownRun: there is no such run.
             RunEnded: it has ended.
+            ConfigurationError: both `session=` and `connection=` are given.
+            SchemaError: the tables are not there; the caller's transaction can only be rolled back.
         """
-        self._tell(EventKind.CANCEL_REQUESTED, target=session or connection)
+        self._tell(EventKind.CANCEL_REQUESTED, target=_one_of(session, connection))
 
     def terminate(self) -> None:
         """End the run where it stands. Nothing is undone: what its steps did stays.
@@ -198,34 +213,112 @@ class Handle(Generic[Out]):
         """
         self._tell(EventKind.TERMINATE_REQUESTED)
 
-    def retry(self, step: str | None = None) -> None:
-        """Let a stalled run go on: its stuck steps (or the one of this occurrence) get their attempts again.
+    def retry(self, step: str | None = None) -> str | None:
+        """Let a stalled run go on: its stuck steps, or the one that is named, get their attempts again.
+
+        `step` is a name such as `payments.charge_card`, with its number (`#1`) where several are stuck. Returns the
+        occurrence that was meant, if one was.
 
         Raises:
             UnknownRun: there is no such run.
-            ValueRefused: it is not stalled.
+            ValueRefused: it is not stalled, or the step is not stuck; the message lists what is.
+            DecodeFailed: newer code has written in its log what this code does not know.
         """
-        self._need_stalled()
-        self._tell(EventKind.RETRY_REQUESTED, step=step)
+        if step is None:
+            status = self.status()
+            if status is not Status.STALLED:
+                raise ValueRefused(f"run {self.address} is {status}: only a stalled run can be retried or resolved")
+            self._tell(EventKind.RETRY_REQUESTED)
+            return None
+        occurrence = occurrence_of(self._fold(), self.address, step)
+        self._tell(EventKind.RETRY_REQUESTED, step=occurrence)
+        return occurrence
 
-    def resolve(self, step: str, *, evidence: str, result: str | None = None) -> None:
+    def resolve(self, step: str, *, evidence: str, result: str | None = None) -> str:
         """Settle a stuck step by an operator's evidence.
 
-        Its compensation counts as undone; its action as done, with `result` (JSON text).
+        Its compensation counts as undone; its action as done, with `result` (JSON text). `step` is named as for
+        `retry`. Returns the occurrence that was meant.
 
         Raises:
             UnknownRun: there is no such run.
-            ValueRefused: the run is not stalled, the evidence is empty, or the result is not JSON.
+            ValueRefused: the step is not stuck, the evidence is empty, or the result does not fit the step.
+            DecodeFailed: newer code has written in its log what this code does not know.
         """
-        self._need_stalled()
         if not evidence.strip():
             raise ValueRefused("resolve needs evidence: say who looked where and saw what")
-        try:
-            text = json.dumps(json.loads(result)) if result is not None else "null"
-        except ValueError as error:
-            raise ValueRefused(f"the result is not JSON: {error}") from None
+        state = self._fold()
+        occurrence = occurrence_of(state, self.address, step)
+        text = result_of(state, self._installation.definitions, occurrence, result)
         payload = f'{{"evidence":{json.dumps(evidence)},"result":{text}}}'
-        self._tell(EventKind.RESOLVED, step=step, payload=payload)
+        self._tell(EventKind.RESOLVED, step=occurrence, payload=payload)
+        return occurrence
+
+    def send(
+        self,
+        signal: Signal[T],
+        value: T,
+        /,
+        *,
+        id: str | None = None,
+        session: Any = None,
+        connection: Any = None,
+    ) -> None:
+        """Send a signal to the run. It is kept until the saga waits for it; one with an `id` sent before is dropped.
+
+        With `session=` or `connection=` it joins the caller's transaction, as a start does.
+
+        Raises:
+            ValueRefused: the value does not fit the signal's type, or the id is no text of 1 to 200 characters.
+            UnknownSignal: the saga does not declare this signal.
+            UnknownRun: there is no such run.
+            RunEnded: it has ended.
+        """
+        self._signal(signal, value, id, session=session, connection=connection)
+
+    def update(self, update: Update[T, Answer], value: T, /, *, id: str | None = None, timeout: float = 30.0) -> Answer:
+        """Send an update to the run, wait up to `timeout` seconds for its answer, and return it.
+
+        Sent again with the same `id` it is done once, and answered alike.
+
+        Raises:
+            UpdateRefused: the saga refused it.
+            ResultTimeout: there was no answer in that time; it may come later: ask again with the same id.
+            RunEnded: the run ended without an answer.
+            ValueRefused: the value does not fit.
+            UnknownSignal: the saga does not declare this update.
+            UnknownRun: there is no such run.
+        """
+        found = self._answer_to(id) if id is not None else None
+        if found is None:
+            id = self._signal(update, value, id)
+        give_up_at = time.monotonic() + timeout
+        pause = POLL_SECONDS[0]
+        while found is None:
+            looked = self._look()
+            ended = looked.found is not None and looked.found.row.ended_at is not None
+            assert id is not None
+            found = self._answer_to(id)
+            if found is None and ended:
+                raise RunEnded(f"run {self.address} ended without an answer to update {update.name}")
+            if found is None and time.monotonic() >= give_up_at:
+                raise ResultTimeout(f"run {self.address} has not answered update {update.name} after {timeout:g} s")
+            if found is None:
+                time.sleep(pause)
+                pause = min(pause * 1.5, POLL_SECONDS[1])
+        refused = json.loads(found).get("refused")
+        if refused is not None:
+            raise UpdateRefused(refused)
+        return cast(Answer, self._installation.codec.decode_answer(update, json_after(found, "answer")))
+
+    def state(self) -> Any:
+        """Return what the saga showed last by `ctx.set_state`, as plain JSON; None where it has shown nothing.
+
+        Raises:
+            UnknownRun: there is no such run, or no coordinator has taken its start yet.
+        """
+        found = self._need()
+        return None if found.state is None else json.loads(found.state)
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
@@ -233,16 +326,43 @@ class Handle(Generic[Out]):
         with self._installation.database.connection() as connection:
             return self._installation.reading.find(connection, self.saga, self.key)
 
-    def _need(self) -> FoundRun:
+    def _signal(
+        self, signal: Signal[T], value: T, id: str | None, *, session: Any = None, connection: Any = None
+    ) -> str:
+        if self._definition is not None and signal not in self._definition.signals:
+            known = ", ".join(known.name for known in self._definition.signals) or "none"
+            raise UnknownSignal(
+                f"saga {self.saga} declares no signal {signal.name!r} (it declares: {known}): "
+                "write it into @saga(…, signals=[…])"
+            )
+        if id is not None and not 1 <= len(id) <= 200:
+            raise ValueRefused(f"id={id!r}: expected 1 to 200 characters")
+        id = id or str(uuid4())
+        payload = signal_payload(signal.name, self._installation.codec.encode_signal(signal, value))
+        self._tell(EventKind.SIGNAL_RECEIVED, step=id, payload=payload, target=_one_of(session, connection))
+        return id
+
+    def _answer_to(self, id: str) -> str | None:
         found = self._find()
         if found is None:
-            raise UnknownRun(self._why_not(None, 0))
-        return found
+            return None
+        with self._installation.database.connection() as connection:
+            return self._installation.reading.answer(connection, found.row.id, id)
 
-    def _need_stalled(self) -> None:
-        status = self.status()
-        if status is not Status.STALLED:
-            raise ValueRefused(f"run {self.address} is {status}: only a stalled run can be retried or resolved")
+    def _look(self) -> Look:
+        with self._installation.database.connection() as connection:
+            return self._installation.reading.look(connection, self.saga, self.key)
+
+    def _need(self) -> FoundRun:
+        looked = self._look()
+        if looked.found is None:
+            raise UnknownRun(self._why_not(looked, 0))
+        return looked.found
+
+    def _fold(self) -> State:
+        found = self._need()
+        with self._installation.database.connection() as connection:
+            return fold(found.row.id, [e for e, _ in self._installation.reading.events(connection, found.row.id)])
 
     def _check_input(self, found: FoundRun) -> None:
         if self._input_digest is not None and found.row.input_digest != self._input_digest:
@@ -255,11 +375,12 @@ class Handle(Generic[Out]):
         self, kind: EventKind, *, target: Any = None, step: str | None = None, payload: str | None = None
     ) -> None:
         if target is None:
-            found = self._find()
-            if found is None and not self._start_is_waiting():
-                found = self._need()  # its start may have been taken between the two looks
-            if found is not None and found.row.ended_at is not None:
-                raise RunEnded(f"run {self.address} has ended ({found.row.status}): nothing can be asked of it")
+            looked = self._look()
+            if looked.found is None and not looked.accepted:
+                raise UnknownRun(self._why_not(looked, 0))
+            if looked.found is not None and looked.found.row.ended_at is not None:
+                status = looked.found.row.status
+                raise RunEnded(f"run {self.address} has ended ({status}): nothing can be asked of it")
         self._send(kind, payload=payload, step=step, target=target)
 
     def _send(
@@ -290,15 +411,11 @@ class Handle(Generic[Out]):
         with self._installation.database.connection() as connection:
             sending.send(connection, **values)
 
-    def _start_is_waiting(self) -> bool:
-        with self._installation.database.connection() as connection:
-            return bool(self._installation.reading.pending_arrivals(connection, self.saga, self.key))
-
-    def _why_not(self, found: FoundRun | None, timeout: float) -> str:
+    def _why_not(self, looked: Look, timeout: float) -> str:
         after = f" after {timeout:g} s" if timeout else ""
-        if found is not None:
-            return f"run {self.address} has not ended{after}: it is {found.row.status}"
-        if self._start_is_waiting():
+        if looked.found is not None:
+            return f"run {self.address} has not ended{after}: it is {looked.found.row.status}"
+        if looked.accepted:
             return f"run {self.address} is accepted but no coordinator has taken it{after}: is one running?"
         return f"there is no run {self.address}{after}: its start was never sent, or its transaction is not committed"
 
@@ -312,3 +429,13 @@ class Handle(Generic[Out]):
         if row.status == Status.STALLED:
             raise RunStalled(self.address, row.status, row.reason or "", said.get("message", ""))
         raise RunFailed(self.address, row.status, row.cause or "", said.get("message", ""))
+
+
+def _one_of(session: Any, connection: Any) -> Any:
+    """Return whose transaction is joined, if any."""
+    if session is not None and connection is not None:
+        raise ConfigurationError(
+            "session= and connection= name two transactions, and only one can be joined: pass one of them; "
+            "nothing was sent"
+        )
+    return connection if session is None else session

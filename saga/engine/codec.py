@@ -11,10 +11,12 @@ from typing import Any, NotRequired, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
+from pydantic_core import to_json
 from typing_extensions import TypedDict, is_typeddict
 
 from saga.core.definition import AnyStep, SagaDefinition, Step, place_of
 from saga.core.errors import DecodeFailed, DefinitionError, ValueRefused
+from saga.core.signals import Signal, Update
 from saga.engine.lookalikes import allows_none, refuse_look_alikes
 
 #: Bytes that a step's input, a step's result, a saga's input and a saga's result may have each: 1 MiB.
@@ -99,12 +101,21 @@ class SagaTypes:
     result: Value | None
 
 
+@dataclass(frozen=True, slots=True)
+class SignalTypes:
+    """What a signal carries. `answer` is None for one that is no update."""
+
+    value: Value
+    answer: Value | None
+
+
 class JsonCodec:
     """The codec of all definitions of an application; types are resolved at first use and kept."""
 
     def __init__(self) -> None:
         self._steps: dict[AnyStep, StepTypes] = {}
         self._sagas: dict[SagaDefinition, SagaTypes] = {}
+        self._signals: dict[Signal[Any], SignalTypes] = {}
 
     def step(self, step: AnyStep) -> StepTypes:
         """Return the types of a step.
@@ -127,7 +138,56 @@ class JsonCodec:
         known = self._sagas.get(saga)
         if known is None:
             known = self._sagas[saga] = _saga_types(saga)
+            for signal in saga.signals:
+                self.signal(signal)
         return known
+
+    def signal(self, signal: Signal[Any]) -> SignalTypes:
+        """Return the types of a signal.
+
+        Raises:
+            DefinitionError: a type cannot be stored.
+        """
+        known = self._signals.get(signal)
+        if known is None:
+            value = Value(signal.carries, f"the value of signal {signal.name}")
+            answer = Value(signal.answer, f"the answer of update {signal.name}") if isinstance(signal, Update) else None
+            known = self._signals[signal] = SignalTypes(value, answer)
+        return known
+
+    def encode_signal(self, signal: Signal[Any], value: Any) -> str:
+        """Return a signal's value as JSON text. Raises ValueRefused."""
+        return self.signal(signal).value.dump(value)
+
+    def decode_signal(self, signal: Signal[Any], text: str) -> Any:
+        """Read a signal's value. Raises DecodeFailed."""
+        return self.signal(signal).value.load(text)
+
+    def encode_answer(self, update: Update[Any, Any], value: Any) -> str:
+        """Return an update's answer as JSON text. Raises ValueRefused."""
+        answer = self.signal(update).answer
+        assert answer is not None
+        return answer.dump(value)
+
+    def decode_answer(self, update: Update[Any, Any], text: str) -> Any:
+        """Read an update's answer. Raises DecodeFailed."""
+        answer = self.signal(update).answer
+        assert answer is not None
+        return answer.load(text)
+
+    def encode_plain(self, value: Any, what: str, bytes_max: int) -> str:
+        """Return any value as JSON text, for people to look at: it is read back as plain JSON.
+
+        Raises:
+            ValueRefused: it is not JSON, no dataclass and no model, or larger than `bytes_max`.
+        """
+        try:
+            raw = to_json(value, inf_nan_mode="constants")
+        except Exception as error:  # a value's own code may raise anything
+            raise ValueRefused(f"{what} cannot be stored: {type(error).__name__}: {error}") from None
+        if len(raw) > bytes_max:
+            raise ValueRefused(f"{what} is {len(raw)} bytes as JSON; the limit is {bytes_max}: show less of it")
+        return raw.decode()
 
     def encode_input(self, step: AnyStep, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
         """Return a step's arguments as one JSON object by parameter name.

@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import psycopg
-from sqlalchemy import Engine, create_engine, make_url
+from sqlalchemy import Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError
 
 from saga.core.errors import ConfigurationError, DatabaseUnreachable, SchemaError
+from saga.engine.store.connect import PROBES, Bounded
 
 Psycopg = psycopg.Connection[Any]
 
@@ -64,9 +65,12 @@ class Database:
                     connect_args={
                         "connect_timeout": 5,
                         "application_name": "saga-client",
+                        **PROBES,
                         **({"prepare_threshold": None} if self._pooler else {}),
                     },
                 )
+                if autocommit:  # a user's own statements in a transactional step may take as long as their step
+                    event.listen(engine, "do_connect", _connect_bounded)
             return engine
 
     @contextmanager
@@ -93,3 +97,7 @@ class Database:
                     f"the tables of schema {self.schema!r} are not there: run `celery -A <your app> saga upgrade` "
                     "on this database, or set saga_schema to where they are"
                 ) from error
+
+
+def _connect_bounded(dialect: Any, record: Any, arguments: Any, options: Any) -> Psycopg:
+    return Bounded.connect(*arguments, **options)

@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 import celery
 import psycopg
 from celery import Celery, _state, signals
+from celery.local import maybe_evaluate
 
 from saga.core.errors import ConfigurationError
 from saga.engine import registry
@@ -104,6 +105,11 @@ class Installation:
             self._working = Working(self.schema)
         return self._working
 
+    def move(self, *, database: str | None, schema: str) -> None:
+        """Use other tables from now on; what was made of the settings before is forgotten."""
+        self.app.conf.update(saga_database_url=database, saga_schema=schema)
+        self._schema = self._database = self._reading = self._sending = self._working = None
+
     def refresh(self) -> None:
         """Check every definition and register its tasks.
 
@@ -175,6 +181,9 @@ def current_installation() -> Installation:
 def _finalized(app: Celery) -> None:
     installation = _installations.get(app)
     if installation is not None:
+        # The team's own tasks first: one that has a step's name would else silently become the step's.
+        while app._pending:
+            maybe_evaluate(app._pending.popleft())
         installation.refresh()
 
 

@@ -20,6 +20,8 @@ from saga.engine.records import TaskMessage
 
 #: Messages of one pipeline.
 PIPELINE_MAX = 500
+#: What stands for "no limit" where Celery would put another in its place: ten years.
+UNLIMITED_SECONDS = 10 * 365 * 86_400
 
 _EMBED = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 
@@ -109,14 +111,13 @@ class Broker:
         token = str(message.token)
         given = _arguments(message)
         body = json.dumps([[], given, _EMBED], separators=(",", ":")).encode()
-        hard = message.limit_seconds
         headers = {
             **template,
             "id": token,
             "root_id": str(message.run),
             "parent_id": None,
             "kwargsrepr": repr(given),
-            "timelimit": [hard, None if hard is None else _soft(hard)],
+            "timelimit": self._limits(message),
         }
         return json.dumps(
             {
@@ -138,7 +139,7 @@ class Broker:
         )
 
     def _send(self, message: TaskMessage) -> None:
-        hard = message.limit_seconds
+        hard, soft = self._limits(message)
         # send_task never runs anything here, not even in eager mode: a coordinator must not run steps.
         self._app.send_task(
             message.name,
@@ -147,11 +148,26 @@ class Broker:
             root_id=str(message.run),
             queue=message.queue,
             time_limit=hard,
-            soft_time_limit=None if hard is None else _soft(hard),
+            soft_time_limit=soft,
             serializer="json",
             ignore_result=True,
             connection=self._connection,
         )
+
+    def _limits(self, message: TaskMessage) -> tuple[float | None, float | None]:
+        """Return the hard and the soft limit of an attempt.
+
+        Celery reads a missing one as "that of the task", which is its step's as declared, or the application's. So a
+        step without a limit gets one that nobody lives to see; yet only where it must, for a worker keeps such a timer
+        in memory until it is due.
+        """
+        hard = message.limit_seconds
+        if hard is not None:
+            return hard, max(hard - GRACE_SECONDS, 0.001)
+        task = self._app.tasks.get(message.name)
+        if task is not None and not task.time_limit and not task.soft_time_limit:
+            return None, None
+        return UNLIMITED_SECONDS, UNLIMITED_SECONDS
 
 
 def queue_of(app: Celery, task: str) -> str:
@@ -163,7 +179,3 @@ def queue_of(app: Celery, task: str) -> str:
 
 def _arguments(message: TaskMessage) -> dict[str, Any]:
     return {"idempotency_key": str(message.token), "run": message.run_label, "attempt": message.attempt}
-
-
-def _soft(hard_seconds: float) -> float:
-    return max(hard_seconds - GRACE_SECONDS, 0.001)

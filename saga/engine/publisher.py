@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 
 from celery import Celery
 
+from saga.core.errors import SagaError
 from saga.engine.crashpoints import Point, reach
 from saga.engine.messages import PIPELINE_MAX, Broker
 from saga.engine.records import TaskMessage
@@ -30,6 +31,11 @@ DIRECT_MAX = 8
 DIRECT_SECONDS = 0.2
 DIRECT_PAUSE_SECONDS = 5.0
 
+
+class PublisherFailed(SagaError):
+    """Raised when the publisher's thread ended by an error that it does not know: its coordinator must end, too."""
+
+
 Parcel = tuple[Sequence[TaskMessage], int | None, Callable[[], None] | None]
 
 
@@ -46,6 +52,7 @@ class Publisher:
         self._direct_again_at = 0.0
         self._parcels: queue.Queue[Parcel | None] = queue.Queue()
         self._stopping = threading.Event()
+        self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="saga-publisher", daemon=True)
 
     def start(self) -> None:
@@ -54,7 +61,16 @@ class Publisher:
 
     @property
     def has_room(self) -> bool:
-        """Whether the broker keeps up."""
+        """Whether the broker keeps up.
+
+        Raises:
+            PublisherFailed: nothing is published any more; end, and let another coordinator take over.
+        """
+        if self._failure is not None:
+            raise PublisherFailed(
+                f"the publisher failed with {type(self._failure).__name__}, as its log says: "
+                "this coordinator ends, and another publishes what is left"
+            ) from self._failure
         return self._parcels.qsize() < WAITING_MAX
 
     @property
@@ -97,11 +113,20 @@ class Publisher:
         self._parcels.put(None)
         self._thread.join(seconds)
         if not self._thread.is_alive():
-            return True
+            return self._failure is None
         self._stopping.set()
         return False
 
     def _run(self) -> None:
+        try:
+            self._publish_all()
+        except BaseException as error:  # without its thread a coordinator is half alive: it must end
+            log.critical("the publisher failed: this coordinator ends", exc_info=True)
+            self._failure = error
+        self._broker.close()
+        self._direct.close()
+
+    def _publish_all(self) -> None:
         done = False
         while not done:
             parcels = [self._parcels.get()]
@@ -113,8 +138,6 @@ class Publisher:
             self._publish([parcel for parcel in parcels if parcel is not None])
             for _ in parcels:
                 self._parcels.task_done()
-        self._broker.close()
-        self._direct.close()
 
     def _publish(self, parcels: list[Parcel]) -> None:
         messages = [message for parcel in parcels for message in parcel[0]]

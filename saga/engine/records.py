@@ -111,6 +111,8 @@ class NewRun:
     failure: str | None
     started_at: datetime
     ended_at: datetime | None
+    state: str | None = None  #: JSON text that the saga shows
+    attributes: str | None = None  #: JSON text of an object
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +130,8 @@ class RunChange:
     result: str | None
     failure: str | None
     ended_at: datetime | None
+    state: str | None = None  #: None: as before
+    attributes: str | None = None  #: None: as before
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +193,35 @@ class Incident:
     payload: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """An arrival that one run puts into another's inbox: a child's start, a cancel, or a child's answer."""
+
+    shard: int
+    lane: int
+    run: UUID
+    saga: str
+    key: str
+    kind: str
+    token: UUID | None = None
+    attempt: int | None = None
+    dedupe: str | None = None
+    payload: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LockRequest:
+    """A place in line for a semantic lock; `wait` False: an answer at once. `holder` names its run for the others."""
+
+    name: str
+    run: UUID
+    shard: int
+    token: UUID
+    attempt: int
+    wait: bool
+    holder: str
+
+
 @dataclass(slots=True)
 class Batch:
     """Everything one P9 writes, all of it or nothing."""
@@ -204,3 +237,7 @@ class Batch:
     tasks: list[NewTask] = field(default_factory=list)
     timers: list[NewTimer] = field(default_factory=list)
     incidents: list[Incident] = field(default_factory=list)
+    sent: list[Sent] = field(default_factory=list)
+    lock_requests: list[LockRequest] = field(default_factory=list)
+    locks_withdrawn: list[UUID] = field(default_factory=list)  #: tokens that leave their lines
+    locks_released: list[UUID] = field(default_factory=list)  #: runs that let go of everything

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from saga.core.definition import AnyStep, SagaDefinition, place_of
 from saga.core.errors import DefinitionError, UnknownSaga
+from saga.core.events import EventKind
+from saga.core.lifecycle import Cause, StallReason
 from saga.engine.codec import JsonCodec
 
 _steps: list[AnyStep] = []
@@ -38,6 +40,16 @@ def step_named(name: str) -> AnyStep:
         if name in (step.name, *step.aliases):
             return step
     raise DefinitionError(f"no step {name!r} was declared in this process")
+
+
+def is_companion(function: Callable[..., object]) -> bool:
+    """Say whether a function is the compensation or the probe of a step."""
+    return any(function in (step.compensation, step.probe_function) for step in _steps)
+
+
+def saga_named(name: str, version: int) -> SagaDefinition | None:
+    """Return the saga declared last under a name and version, or None."""
+    return next((saga for saga in reversed(_sagas) if (saga.name, saga.version) == (name, version)), None)
 
 
 def listen(listener: Callable[[], None]) -> None:
@@ -118,9 +130,12 @@ class Definitions:
 
 
 def _digest(definitions: Iterable[SagaDefinition | AnyStep]) -> str:
-    """Hash the files that sagas and steps are written in, so that a mended helper beside them counts as other code."""
+    """Hash the files that sagas and steps are written in, so that a mended helper beside them counts as other code.
+
+    What a log can say counts, too: code that knows more of it can go on with runs that other code had to leave.
+    """
     files = {inspect.unwrap(definition.function).__code__.co_filename for definition in definitions}
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(" ".join([*EventKind, *StallReason, *Cause]).encode())
     for file in sorted(files):
         path = Path(file)
         digest.update(path.read_bytes() if path.is_file() else file.encode())

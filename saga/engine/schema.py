@@ -9,6 +9,7 @@
 | task | one attempt that is to be run or is being run, and who claimed it; **no row means finished or fenced** |
 | inbox | something that arrived for a run and that no turn has taken yet: starts, outcomes, cancels, operators' acts |
 | timer | when a run wants to be woken |
+| lock | a run's place in line for a semantic lock, and who holds it |
 | incident | a fact that no run can take any more, kept for an operator |
 
 The DDL is in the migrations beside this module, once. The invariants are CHECK and UNIQUE constraints there, and the
@@ -56,9 +57,9 @@ def grants(schema: str, role: str) -> tuple[str, ...]:
         f"GRANT SELECT, INSERT ON {s}.event, {s}.incident TO {to}",
         f"GRANT SELECT, INSERT, UPDATE ON {s}.run, {s}.coordinator TO {to}",
         f"GRANT SELECT, UPDATE ON {s}.shard TO {to}",
-        f"GRANT SELECT, INSERT, UPDATE, DELETE ON {s}.task, {s}.inbox, {s}.timer TO {to}",
+        f"GRANT SELECT, INSERT, UPDATE, DELETE ON {s}.task, {s}.inbox, {s}.timer, {s}.lock TO {to}",
         f"GRANT SELECT ON SEQUENCE {s}.task_id_seq TO {to}",
-        f"GRANT EXECUTE ON FUNCTION {s}.commit_turns_v1 TO {to}",
+        f"GRANT EXECUTE ON FUNCTION {s}.commit_turns_v1, {s}.turn_locks_v1 TO {to}",
     )
 
 

@@ -12,24 +12,42 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
-from saga.core.effects import CancelTimer, Effect, Fence, Kill, RunTask, SetTimer
-from saga.core.events import Event, EventKind, chain_digest
+from saga.core.address import shard_of
+from saga.core.effects import (
+    AnswerParent,
+    CancelTimer,
+    Effect,
+    Fence,
+    Kill,
+    ReleaseLocks,
+    Report,
+    RequestLock,
+    RunTask,
+    SetTimer,
+    StartChild,
+    TellChild,
+    WithdrawLock,
+)
+from saga.core.events import Event, EventKind, Parent, chain_digest, parent_of, start_payload
 from saga.core.execution import Blocked, Execution, Input
 from saga.core.lifecycle import ENDED, SUSPENDING, StallReason, Status
 from saga.core.state import json_after
 from saga.engine.alarm import deadline
 from saga.engine.cache import Cache, CachedRun
 from saga.engine.records import (
+    SHARDS,
     Arrival,
     Batch,
     DueTimer,
     Incident,
+    LockRequest,
     NewEvent,
     NewRun,
     NewTask,
     NewTimer,
     RunChange,
     RunRow,
+    Sent,
     Taken,
     TaskMessage,
 )
@@ -38,6 +56,9 @@ from saga.engine.renewing import lease_seconds
 
 #: Seconds for which an arrival may wait for a start of its run before it counts as meant for no run.
 ORPHAN_SECONDS = 60.0
+
+#: What marks a cancel or terminate that a parent sends to its child: one that comes too late is no incident.
+BY_PARENT = "parent"
 
 #: What an arrival must be to be fed to a run whose function cannot go on.
 _UNBLOCKING = frozenset({EventKind.CANCEL_REQUESTED, EventKind.TERMINATE_REQUESTED})
@@ -184,7 +205,12 @@ class Turns:
 
     def _refuse_start(self, arrival: Arrival, run: UUID, digest: bytes, prepared: Prepared) -> None:
         """Drop a second start; with another input it is an incident, for its sender may not have looked."""
-        if _digest(_given(arrival)) != digest:
+        parent = parent_of(json.loads(arrival.payload or "{}")) if arrival.run != run else None
+        if parent is not None:
+            payload = json.dumps({"value": {"type": "", "message": f"{arrival.saga}/{arrival.key} is another run"}})
+            payload = payload.replace('"value": ', '"value":')
+            prepared.batch.sent.append(_answer(parent, EventKind.STEP_FAILED.value, payload))
+        if parent is None and _digest(_given(arrival)) != digest:
             self._drop(arrival, prepared, run)
         else:
             prepared.taken.append(arrival)
@@ -233,7 +259,8 @@ class Turns:
         # A lost delivery is named in the log too, but nobody has heard its own word yet.
         told = {event.claimant for event, _ in log if event.kind is not EventKind.STEP_LOST}
         for arrival in work.arrivals:
-            if arrival.kind == EventKind.OUTCOME_LATE and arrival.claimant in told:
+            told_already = arrival.kind == EventKind.OUTCOME_LATE and arrival.claimant in told
+            if told_already or (arrival.kind in _UNBLOCKING and arrival.dedupe == BY_PARENT):
                 prepared.taken.append(arrival)
                 prepared.batch.taken.append(arrival.id)
             else:
@@ -303,12 +330,15 @@ class Turns:
         return fed, cached, fired
 
     def _already_known(self, execution: Execution, arrival: Arrival, prepared: Prepared) -> bool:
-        """Drop what the log has already: a late outcome that was on time after all, or a token of no step here."""
-        if arrival.kind == EventKind.OUTCOME_LATE and arrival.claimant in execution.state.claimants:
+        """Drop what the log has already: a late outcome that was on time after all, a signal, or no step's token."""
+        state = execution.state
+        late = arrival.kind == EventKind.OUTCOME_LATE and arrival.claimant in state.claimants
+        again = arrival.kind == EventKind.SIGNAL_RECEIVED and arrival.dedupe in state.mailbox.ids
+        if late or again:
             prepared.taken.append(arrival)
             prepared.batch.taken.append(arrival.id)
             return True
-        if arrival.token is not None and arrival.token not in execution.state.tokens:
+        if arrival.token is not None and arrival.token not in state.tokens:
             self._drop(arrival, prepared, execution.run)
             return True
         return False
@@ -323,7 +353,8 @@ class Turns:
                 return None
             version = int(json.loads(start.payload or "{}")["version"])
             definition = self._definitions.find(start.saga, version)
-            execution = Execution(work.run, start.key, definition, codec, fold_only=fold_only)
+            undoes = self._undoes(start.payload)
+            execution = Execution(work.run, start.key, definition, codec, fold_only=fold_only, undoes=undoes)
             return CachedRun(
                 execution, start.saga, start.key, start.shard, version, 0, b"", _digest(_given(start)), now
             )
@@ -331,9 +362,10 @@ class Turns:
         if cached is not None:
             return cached
         definition = self._definitions.find(row.saga, row.version)
-        execution = Execution(work.run, row.key, definition, codec, fold_only=fold_only)
         # A run that was in memory when the batch began may have made room for another since.
         log = log or self._logs([work.run]).get(work.run, [])
+        undoes = self._undoes(log[0][0].payload) if log else None
+        execution = Execution(work.run, row.key, definition, codec, fold_only=fold_only, undoes=undoes)
         execution.replay(event for event, _ in log)
         return CachedRun(
             execution,
@@ -346,6 +378,16 @@ class Turns:
             row.input_digest,
             row.started_at,
         )
+
+    def _undoes(self, start: str | None) -> tuple[UUID, list[Event]] | None:
+        """Return the run that a run takes back, with its log, or None for any other run."""
+        if start is None or '"undoes":"' not in start[:1_000]:
+            return None
+        found = json.loads(start).get("undoes")
+        if found is None:
+            return None
+        run = UUID(found)
+        return run, [event for event, _ in self._logs([run]).get(run, [])]
 
     # -- writing ---------------------------------------------------------------------------------------------------
 
@@ -369,6 +411,7 @@ class Turns:
             batch.events.append(NewEvent(work.run, event, digest))
             if event.kind is EventKind.RUN_STALLED:
                 cached.stall = event.payload
+        kinds = {event.kind for event in decision.events}
         head = decision.events[-1].seq
         self._put_effects(work, cached, decision.effects, fired, batch)
         state = execution.state
@@ -376,6 +419,8 @@ class Turns:
         ended_at = now if status in ENDED else None
         failure = cached.stall if status is Status.STALLED else state.failure
         cause = state.cause.value if state.cause is not None else None
+        shown = state.shown if EventKind.STATE_SET in kinds else None
+        attributes = json.dumps(state.attributes) if EventKind.ATTRIBUTES_SET in kinds else None
         if work.row is None:
             assert start is not None
             batch.runs.append(
@@ -397,6 +442,8 @@ class Turns:
                     failure=failure,
                     started_at=now,
                     ended_at=ended_at,
+                    state=shown,
+                    attributes=attributes,
                 )
             )
         else:
@@ -413,6 +460,8 @@ class Turns:
                     result=state.result,
                     failure=failure,
                     ended_at=ended_at,
+                    state=shown,
+                    attributes=attributes,
                 )
             )
         prepared.heads[work.run] = (cached.head, head)
@@ -442,6 +491,10 @@ class Turns:
                 case Kill(token):
                     if tasks.pop(token, None) is None:
                         batch.kills.append(token)
+                case Report(kind, payload):
+                    batch.incidents.append(Incident(work.run, None, None, kind, payload))
+                case _:
+                    _put_among_runs(work.run, cached, effect, batch)
         batch.tasks.extend(tasks.values())
         batch.timers.extend(timers.values())
         batch.timers_gone.extend((work.run, name) for name in sorted(fired))
@@ -452,6 +505,36 @@ class Turns:
         if queue is None:
             queue = self._queues[task] = self._route(task)
         return queue
+
+
+def _put_among_runs(run: UUID, cached: CachedRun, effect: Effect, batch: Batch) -> None:
+    """Put what one run asks of others into the batch: children, their parents, and semantic locks."""
+    match effect:
+        case StartChild():
+            parent = Parent(run, cached.saga, cached.key, effect.token, effect.attempt)
+            payload = start_payload(
+                effect.version, effect.timeout_seconds, effect.input, parent=parent, undoes=effect.undoes
+            )
+            shard = shard_of(effect.saga, effect.key, SHARDS)
+            batch.sent.append(
+                Sent(shard, 1, effect.run, effect.saga, effect.key, EventKind.RUN_STARTED.value, payload=payload)
+            )
+        case TellChild(saga, key, child, kind):
+            batch.sent.append(Sent(shard_of(saga, key, SHARDS), 0, child, saga, key, kind, dedupe=BY_PARENT))
+        case AnswerParent(parent, kind, payload):
+            batch.sent.append(_answer(parent, kind, payload))
+        case RequestLock(token, attempt, name, wait):
+            holder = f"{cached.saga}/{cached.key}"
+            batch.lock_requests.append(LockRequest(name, run, cached.shard, token, attempt, wait, holder))
+        case WithdrawLock(token):
+            batch.locks_withdrawn.append(token)
+        case ReleaseLocks():
+            batch.locks_released.append(run)
+
+
+def _answer(parent: Parent, kind: str, payload: str) -> Sent:
+    shard = shard_of(parent.saga, parent.key, SHARDS)
+    return Sent(shard, 0, parent.run, parent.saga, parent.key, kind, parent.token, parent.attempt, payload=payload)
 
 
 def _start_of(work: _Work) -> Arrival | None:

@@ -35,7 +35,11 @@ AGAIN_MAX = 2_000
 
 
 class Upkeep:
-    """One pass a second. `release` is how many shards the loop should let go of; `lost` is set when it was buried."""
+    """One pass a second.
+
+    `release` is how many shards the loop should let go of. `lost` is set when the coordinator must end: it was buried,
+    or a pass failed in a way that this code does not know.
+    """
 
     def __init__(
         self,
@@ -82,25 +86,34 @@ class Upkeep:
         self._thread.join()
 
     def _run(self) -> None:
-        connection: Connection | None = None
-        while not self._stop.is_set():
-            try:
-                connection = connection or self._connect()
-                self._pass(connection)
-            except Fenced:
-                self.lost.set()
-                break
-            except (psycopg.Error, StoreFailure) as error:
-                log.warning("a pass of the reaper failed (%s)", type(error).__name__)
-                if connection is not None:
-                    with suppress(psycopg.Error):
-                        connection.close()
-                connection = None
-            self._wanted.wait(PASS_SECONDS)
-            self._wanted.clear()
-        if connection is not None:
-            connection.close()
+        try:
+            self._keep_up()
+        except BaseException:  # without its upkeep a coordinator is half alive: it must end
+            log.critical(
+                "the upkeep of coordinator %s failed: it ends, and another takes over", self._me, exc_info=True
+            )
+            self.lost.set()
+            self._ring()
         self._broker.close()
+
+    def _keep_up(self) -> None:
+        connection: Connection | None = None
+        try:
+            while not self._stop.is_set():
+                try:
+                    connection = connection or self._connect()
+                    self._pass(connection)
+                except Fenced:
+                    self.lost.set()
+                    break
+                except (psycopg.Error, StoreFailure) as error:
+                    log.warning("a pass of the reaper failed (%s)", type(error).__name__)
+                    _close(connection)
+                    connection = None
+                self._wanted.wait(PASS_SECONDS)
+                self._wanted.clear()
+        finally:
+            _close(connection)
 
     def _pass(self, connection: Connection) -> None:
         for dead in self._membership.expired(connection, grace_seconds=self._grace_seconds):
@@ -146,3 +159,9 @@ class Upkeep:
         self._short = short
         if again:
             self._publisher.give(list({message.token: message for message in again}.values()))
+
+
+def _close(connection: Connection | None) -> None:
+    if connection is not None:
+        with suppress(psycopg.Error):
+            connection.close()

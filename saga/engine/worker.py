@@ -10,18 +10,20 @@ import logging
 import os
 import random
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
 import psycopg
+import sqlalchemy
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from saga.core.current import Attempt, attempt_now
 from saga.core.definition import AnyStep, place_of
-from saga.core.errors import Abort, DefinitionError, RetryLater
+from saga.core.errors import Abort, DefinitionError, RetryLater, describe
 from saga.core.events import Direction, EventKind, split_task_name
 from saga.core.outcome import wrap
 from saga.core.state import GRACE_SECONDS
@@ -50,6 +52,10 @@ _NO_ANSWER = (
 )
 
 _connections: dict[tuple[int, str], Connection] = {}
+
+
+class _Never(BaseException):
+    """Raised by nobody."""
 
 
 def register_tasks(installation: Installation) -> None:
@@ -147,7 +153,11 @@ def perform(installation: Installation, task: str, token: UUID, run: str, number
     try:
         with Renewer(installation, claim, running):
             if step.transactional and direction is not Direction.PROBE:
-                ended = _run_in_transaction(installation, step, direction, claim, running, began)
+                transacted = _run_in_transaction(installation, step, direction, claim, running, began)
+                if transacted is None:
+                    log.warning("attempt %s of %s was fenced before it ran", claim.attempt, claim.name)
+                    raise Ignore
+                ended = transacted
             else:
                 ended = run_attempt(step, direction, claim.input, installation.codec)
                 reach(Point.WORKER_RAN, claim.name)
@@ -187,20 +197,27 @@ def _run_in_transaction(
     claim: Claim,
     running: Attempt,
     began: float,
-) -> Ended:
-    """Run a transactional step (P6): its effect and its outcome commit together, or neither does."""
+) -> Ended | None:
+    """Run a transactional step (P6): its effect and its outcome commit together, or neither does.
+
+    Without an answer it asks again, as for everything else; what is still claimed has not landed. None: it was fenced
+    before it ran.
+    """
     engine = installation.database.engine(autocommit=False)
-    while True:
-        with engine.connect() as connection:
-            transaction = connection.begin()
-            running.connection = connection
-            ended = run_attempt(step, direction, claim.input, installation.codec)
-            reach(Point.WORKER_RAN, claim.name)
-            if ended.kind is not EventKind.STEP_SUCCEEDED:
-                with suppress(DBAPIError):
-                    transaction.rollback()
-                break
-            try:
+    ended: Ended | None = None
+    cut_off: SoftTimeLimitExceeded | None = None
+    pauses = _pauses()
+    while cut_off is None:
+        try:
+            with _lent(engine) as connection:
+                transaction = connection.begin()
+                running.connection = connection
+                ended = run_attempt(step, direction, claim.input, installation.codec)
+                reach(Point.WORKER_RAN, claim.name)
+                if ended.kind is not EventKind.STEP_SUCCEEDED:
+                    with suppress(DBAPIError):
+                        transaction.rollback()
+                    break
                 payload = _payload(ended, began)
                 if not installation.working.record_outcome_within(connection, claim, ended.kind, payload):
                     transaction.rollback()
@@ -210,17 +227,55 @@ def _run_in_transaction(
                     return ended
                 transaction.commit()
                 return ended
-            except (DBAPIError, SoftTimeLimitExceeded) as error:
-                log.warning("the commit of %s has no answer (%s): looking", claim.name, type(error).__name__)
-        standing = _until_answered(
-            installation, lambda c: installation.working.still_claimed(c, claim.token, claim.attempt)
-        )
-        if standing.claimed_by != claim.claimant:
-            return ended  # no row: it landed, or it was fenced before and rolled back
+        except SoftTimeLimitExceeded as error:
+            cut_off = error
+        except (DBAPIError, PoolTimeout) as error:
+            log.warning("the transaction of %s has no answer (%s): looking", claim.name, type(error).__name__)
+        try:
+            mine = _is_still_mine(installation, claim, cut_off=SoftTimeLimitExceeded)
+            if mine:
+                time.sleep(next(pauses))
+        except SoftTimeLimitExceeded as error:
+            cut_off = error
+            mine = _is_still_mine(installation, claim)
+        if not mine:
+            return ended  # it landed, or it was fenced before and rolled back
+    if cut_off is not None:  # its time was over before anything landed
+        ended = Ended(EventKind.STEP_ROLLED_BACK, json.dumps(describe(cut_off)), cut_off)
+    assert ended is not None
     if ended.kind is EventKind.STEP_REFUSED:  # rolled back with the transaction: nothing landed
         ended = Ended(EventKind.STEP_ROLLED_BACK, ended.value, ended.error)
     _record(installation, claim, ended, began)
     return ended
+
+
+@contextmanager
+def _lent(engine: sqlalchemy.Engine) -> Iterator[sqlalchemy.Connection]:
+    """Lend a connection; one whose transaction has no answer is closed, and nobody else gets it."""
+    connection = engine.connect()
+    try:
+        yield connection
+    except BaseException:
+        with suppress(DBAPIError):
+            connection.invalidate()
+        raise
+    finally:
+        with suppress(DBAPIError):
+            connection.close()
+
+
+def _is_still_mine(installation: Installation, claim: Claim, *, cut_off: type[BaseException] = _Never) -> bool:
+    """Wait for an answer about an attempt whose transaction has none. True: nothing landed, and it may run again."""
+    working = installation.working
+    token, attempt, claimant = claim.token, claim.attempt, claim.claimant
+    standing = _until_answered(installation, lambda c: working.still_claimed(c, token, attempt), cut_off=cut_off)
+    if standing.exists and standing.claimed_by is None:
+        # A crash of Postgres forgot the claim, which was not durable: its message is in hand still.
+        again = _until_answered(
+            installation, lambda c: working.claim(c, token, attempt, claimant, durable=False), cut_off=cut_off
+        )
+        return again is not None
+    return standing.claimed_by == claimant
 
 
 def _show(step: AnyStep, direction: Direction, number: int, ended: Ended) -> None:
@@ -235,10 +290,6 @@ def _show(step: AnyStep, direction: Direction, number: int, ended: Ended) -> Non
     raise error
 
 
-class _Never(BaseException):
-    """Raised by nobody."""
-
-
 def _until_answered(
     installation: Installation, ask: Callable[[Connection], T], *, cut_off: type[BaseException] = _Never
 ) -> T:
@@ -246,22 +297,30 @@ def _until_answered(
 
     Only `cut_off` ends it, wherever it strikes; a soft time limit otherwise is one more reason to ask again.
     """
-    pause = RETRY_SECONDS[0]
+    pauses = _pauses()
     while True:
         try:
             try:
                 return ask(_connection(installation))
             except _NO_ANSWER as error:
+                pause = next(pauses)
                 log.warning("no answer from Postgres (%s); asking again in %.2f s", type(error).__name__, pause)
                 disconnect(installation)
-                time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads reconnects, no secret
-                pause = min(pause * 2, RETRY_SECONDS[1])
+                time.sleep(pause)
         except cut_off:
             disconnect(installation)
             raise
         except SoftTimeLimitExceeded:
             log.warning("the soft time limit struck while Postgres was asked; asking again")
             disconnect(installation)
+
+
+def _pauses() -> Iterator[float]:
+    """Yield the seconds before each further try: longer every time, and spread, or all workers come at once."""
+    pause = RETRY_SECONDS[0]
+    while True:
+        yield pause * random.uniform(0.5, 1.0)  # noqa: S311 - spreads reconnects, no secret
+        pause = min(pause * 2, RETRY_SECONDS[1])
 
 
 def _connection(installation: Installation) -> Connection:

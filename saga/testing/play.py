@@ -1,189 +1,179 @@
 """Play a saga in memory, in milliseconds, with no server: the real engine's core, the real steps or stand-ins for them.
 
-It knows no database and no broker. Nothing is killed here; what survives a kill is tested by the integration suite.
+It knows no database and no broker. Time does not pass by itself: the clock jumps to whatever is due next.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
-from saga.core.current import Attempt, attempt_now
-from saga.core.definition import AnyStep, SagaDefinition
-from saga.core.effects import CancelTimer, Effect, Fence, Kill, RunTask, SetTimer
-from saga.core.errors import SagaError
-from saga.core.events import Direction, Event, EventKind, split_task_name, start_payload
-from saga.core.execution import Execution, Input
+from saga.core.definition import SagaDefinition
+from saga.core.errors import SagaError, UnknownSignal, UpdateRefused, ValueRefused
+from saga.core.events import Event, EventKind
+from saga.core.execution import Input
 from saga.core.lifecycle import Cause, StallReason, Status
-from saga.core.outcome import wrap
+from saga.core.signals import Update, signal_payload
+from saga.core.state import json_after
 from saga.engine.codec import JsonCodec
-from saga.engine.outcomes import function_of, run_attempt
-from saga.engine.registry import step_named
+from saga.testing.cast import Cast, Replacements
+from saga.testing.script import Sent
+from saga.testing.stage import Mishaps, Stage
 
-Replacement = Any  #: a value to return, an exception to raise, or a callable to call instead
-
-#: Arrivals after which a play is taken for an endless loop.
-ARRIVALS_MAX = 10_000
+#: The time at which a play starts unless it is told another.
+START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
 class Played:
     """How a play ended. `effects` is what ran, in order: `payments.charge`, `payments.charge.compensate`, …"""
 
-    status: Status
+    status: Status  #: `running`: it waits for a signal that nobody sends
     cause: Cause | None
     stall_reason: StallReason | None
+    reason: str  #: what was raised where it failed or stalled; empty where it completed
     result: Any
-    events: tuple[Event, ...]
+    state: Any  #: what `ctx.set_state` showed last, as plain JSON
+    answers: tuple[Any, ...]  #: to updates, in the order of answering; a refusal is an UpdateRefused
+    events: tuple[Event, ...] = field(repr=False)
     effects: tuple[str, ...]
+    started_at: datetime
+    ended_at: datetime  #: by the fake clock: when it ended, or moved last
+    address: str
+    run: UUID
+
+    @property
+    def elapsed(self) -> timedelta:
+        """How long it took by the fake clock."""
+        return self.ended_at - self.started_at
 
 
 def play(
     saga: SagaDefinition,
     given: Any,
     *,
-    replace: Mapping[AnyStep | Callable[..., Any], Replacement] | None = None,
-    cancel_after: int | None = None,
+    replace: Replacements | None = None,
+    signals: Sequence[Sent] = (),
+    now: datetime = START,
+    cancel_after: int | timedelta | None = None,
+    cancel_at: str | None = None,
+    crash_at: str | None = None,
 ) -> Played:
-    """Run a saga to its end or stall, and return what happened.
+    """Run a saga to its end, or until only an operator or a signal could help, and return what happened.
 
     `replace` maps a step, a compensation or a probe to what stands for it: an exception is raised, a callable is called
-    with the same arguments, anything else is returned. `cancel_after` cancels the run after so many attempts have
-    ended. Time does not pass: retries and deadlines jump the clock.
+    with the same arguments, anything else is returned. `signals` are what is sent to the run, see `send`. Time does not
+    pass: timers, retries and leases jump the clock, which starts at `now`. `cancel_after` cancels the run after a time,
+    or after so many attempts have ended. `crash_at` and `cancel_at` are names of boundaries, as `every_crash_point`
+    tells them: the process that is there dies, or the run is cancelled.
 
     Raises:
         DefinitionError: the saga or a step cannot work.
-        ValueRefused: the input does not fit.
-        SagaError: the run made no end after ARRIVALS_MAX arrivals.
+        ValueRefused: the input or a signal's value does not fit, or `now` has no time zone.
+        UnknownSignal: the saga does not declare a signal that is sent.
+        ReplayMismatch: after a crash the saga function asked for something else than before.
+        SagaError: the run made no end after ARRIVALS_MAX arrivals, or never came to a boundary that was named.
     """
-    codec = JsonCodec()
-    table = _Table(codec, {_function(target): stand_in for target, stand_in in (replace or {}).items()})
-    world = _World(now=datetime(2026, 1, 1, tzinfo=UTC))
-    execution = Execution(uuid4(), "play", saga, codec)
-    events: list[Event] = []
-    text = codec.encode_saga_input(saga, given)
-    arrivals = deque(
-        [Input(EventKind.RUN_STARTED, world.now, payload=start_payload(saga.version, saga.timeout_seconds, text))]
-    )
-    for _ in range(ARRIVALS_MAX):
-        execution.feed(arrivals.popleft(), world.now)
-        decision = execution.take()
-        events.extend(decision.events)
-        arrivals.extend(arrival for effect in decision.effects if (arrival := world.carry_out(effect)))
-        if execution.status not in (Status.RUNNING, Status.COMPENSATING):
-            break
-        if cancel_after is not None and len(table.ran) == cancel_after:
-            cancel_after = None
-            arrivals.append(Input(EventKind.CANCEL_REQUESTED, world.now))
-        if not arrivals and world.tasks:
-            arrivals.append(table.run(world.tasks.popleft(), f"{saga.name}/play", world.now))
-        if not arrivals and (fired := world.next_timer()):
-            arrivals.append(fired)
-        if not arrivals:
-            break
-    else:
-        raise SagaError(f"saga {saga.name} came to no end after {ARRIVALS_MAX} arrivals: it retries or loops for ever")
-    execution.drop()
-    state = execution.state
-    result = codec.decode_output(saga, state.result) if state.ended is Status.COMPLETED and state.result else None
-    return Played(execution.status, state.cause, execution.stall_reason, result, tuple(events), tuple(table.ran))
+    mishaps = Mishaps(crash_at, cancel_at)
+    played = act(saga, given, mishaps, replace=replace, signals=signals, now=now, cancel_after=cancel_after)
+    for name in (crash_at, cancel_at):
+        if name is not None and name not in mishaps.passed:
+            passed = "\n  ".join(mishaps.passed)
+            raise SagaError(f"this play of {saga.name} never comes to {name!r}; it comes by:\n  {passed}")
+    return played
 
 
-class _World:
-    """What stands for broker and timers: attempts in order of dispatch, and a clock that jumps."""
-
-    def __init__(self, now: datetime) -> None:
-        self.now = now
-        self.tasks: deque[RunTask] = deque()
-        self.timers: dict[str, datetime] = {}
-
-    def carry_out(self, effect: Effect) -> Input | None:
-        """Do what a turn asks; a fenced attempt answers at once."""
-        match effect:
-            case RunTask():
-                self.tasks.append(effect)
-            case SetTimer(name, due_at):
-                self.timers[name] = due_at
-            case CancelTimer(name):
-                self.timers.pop(name, None)
-            case Fence(token) | Kill(token):
-                for task in self.tasks:
-                    if task.token == token:
-                        self.tasks.remove(task)
-                        return Input(EventKind.STEP_NEVER_STARTED, self.now, token, task.attempt)
-        return None
-
-    def next_timer(self) -> Input | None:
-        """Jump to the timer that is due first."""
-        if not self.timers:
-            return None
-        name = min(self.timers, key=lambda name: self.timers[name])
-        self.now = max(self.now, self.timers.pop(name))
-        return Input(EventKind.TIMER_FIRED, self.now, key=name)
-
-
-class _Table:
-    """The steps of a play, with their stand-ins, and the list of what ran."""
-
-    def __init__(self, codec: JsonCodec, stand_ins: dict[Callable[..., Any], Replacement]) -> None:
-        self.codec = codec
-        self.stand_ins = stand_ins
-        self.ran: list[str] = []
-
-    def run(self, task: RunTask, run: str, now: datetime) -> Input:
-        """Run one attempt and return its outcome."""
-        name, direction = split_task_name(task.name)
-        step = step_named(name)
-        declared = function_of(step, direction)
-        function = declared
-        if declared in self.stand_ins:
-            function = _stand_in(self.stand_ins[declared])
-        self.ran.append(task.name)
-        action = task.token if direction is Direction.ACTION else UUID(json.loads(task.input)["action"])
-        token = action if direction is Direction.PROBE else task.token
-        with attempt(token=token, action_token=action, number=task.attempt, run=run, step=name):
-            ended = run_attempt(step, direction, task.input, self.codec, function=function)
-        payload = wrap(ended.value, worker="play", ran_seconds=0.0)
-        return Input(ended.kind, now, task.token, task.attempt, uuid4(), payload=payload)
-
-
-@contextmanager
-def attempt(
+def act(
+    saga: SagaDefinition,
+    given: Any,
+    mishaps: Mishaps,
     *,
-    token: UUID | None = None,
-    action_token: UUID | None = None,
-    number: int = 1,
-    run: str = "test/1",
-    step: str = "test",
-    connection: Any = None,
-) -> Iterator[Attempt]:
-    """Stand in for a worker in a unit test: `saga.current` answers inside the block."""
-    token = token or uuid4()
-    running = Attempt(token, action_token or token, number, run, step, connection)
-    reset = attempt_now.set(running)
-    try:
-        yield running
-    finally:
-        attempt_now.reset(reset)
+    replace: Replacements | None,
+    signals: Sequence[Sent],
+    now: datetime,
+    cancel_after: int | timedelta | None = None,
+) -> Played:
+    """Play once; `mishaps` then tells which boundaries it came by. Raises as `play` does."""
+    if now.tzinfo is None:
+        raise ValueRefused(f"now={now!r} has no time zone: write datetime(…, tzinfo=UTC)")
+    codec = JsonCodec()
+    cast = Cast(codec, replace or {})
+    run = UUID(bytes=hashlib.sha256(f"play of {saga.name}".encode()).digest()[:16])
+    text = codec.encode_saga_input(saga, given)
+    letters = {f"play-{number}": sent for number, sent in enumerate(signals, 1)}
+    waiting = {id: sent for id, sent in letters.items() if sent.at is None}
+
+    def awaited(name: str) -> None:
+        for id, sent in waiting.items():
+            if sent.signal.name == name:
+                del waiting[id]
+                stage.arrive(_arrival(saga, id, sent, stage.now, codec))
+                return
+
+    stage = Stage(saga, "play", text, run=run, codec=codec, cast=cast, now=now, mishaps=mishaps, awaited=awaited)
+    for id, sent in letters.items():
+        arrival = _arrival(saga, id, sent, now + (sent.at or timedelta()), codec)
+        if sent.at is not None:
+            stage.arrive(arrival)
+    if isinstance(cancel_after, timedelta):
+        stage.arrive(Input(EventKind.CANCEL_REQUESTED, now + cancel_after))
+        cancel_after = None
+    while stage.move():
+        if cancel_after is not None and stage.inbox_empty and len(cast.ran) >= cancel_after:
+            cancel_after = None
+            stage.arrive(Input(EventKind.CANCEL_REQUESTED, stage.now))
+    main = stage.main
+    execution, state = main.execution, main.execution.state
+    execution.drop()
+    result = codec.decode_output(saga, state.result) if state.ended is Status.COMPLETED and state.result else None
+    return Played(
+        status=execution.status,
+        cause=state.cause,
+        stall_reason=execution.stall_reason,
+        reason=_reason(main.log, execution.status),
+        result=result,
+        state=None if state.shown is None else json.loads(state.shown),
+        answers=tuple(_answers(main.log, letters, codec)),
+        events=tuple(main.log),
+        effects=tuple(cast.ran),
+        started_at=now,
+        ended_at=main.log[-1].at,
+        address=main.address,
+        run=run,
+    )
 
 
-def _function(target: AnyStep | Callable[..., Any]) -> Callable[..., Any]:
-    return target.function if isinstance(target, AnyStep) else target
+def _arrival(saga: SagaDefinition, id: str, sent: Sent, at: datetime, codec: JsonCodec) -> Input:
+    if sent.signal not in saga.signals:
+        known = ", ".join(signal.name for signal in saga.signals) or "none"
+        raise UnknownSignal(
+            f"saga {saga.name} declares no signal {sent.signal.name!r} (it declares: {known}): "
+            "write it into @saga(…, signals=[…])"
+        )
+    payload = signal_payload(sent.signal.name, codec.encode_signal(sent.signal, sent.value))
+    return Input(EventKind.SIGNAL_RECEIVED, at, key=id, payload=payload)
 
 
-def _stand_in(replacement: Replacement) -> Callable[..., Any]:
-    if isinstance(replacement, BaseException) or (
-        isinstance(replacement, type) and issubclass(replacement, BaseException)
-    ):
+def _answers(log: list[Event], letters: dict[str, Sent], codec: JsonCodec) -> list[Any]:
+    answers: list[Any] = []
+    for event in log:
+        if event.kind is not EventKind.UPDATE_ANSWERED or event.key is None:
+            continue
+        refused = json.loads(event.payload or "{}").get("refused")
+        update = letters[event.key].signal
+        assert isinstance(update, Update)
+        text = json_after(event.payload or "", "answer")
+        answers.append(UpdateRefused(refused) if refused is not None else codec.decode_answer(update, text))
+    return answers
 
-        def fail(*_: Any) -> Any:
-            raise replacement
 
-        return fail
-    return replacement if callable(replacement) else lambda *_: replacement
+def _reason(log: list[Event], status: Status) -> str:
+    """Return what the last stall, or the failure that turned the run round, says."""
+    kind = {Status.STALLED: EventKind.RUN_STALLED, Status.COMPENSATED: EventKind.RUN_FAILED}.get(status)
+    said = [event.payload for event in log if event.kind is kind]
+    return str(json.loads(said[-1] or "{}").get("message", "")) if said else ""

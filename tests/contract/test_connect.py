@@ -5,6 +5,7 @@ from __future__ import annotations
 import psycopg
 import pytest
 
+import saga.engine.store.connect
 from saga.core.errors import ConfigurationError
 from saga.engine.store.connect import Connection, connect
 
@@ -33,6 +34,23 @@ def test_a_statement_that_takes_too_long_is_ended(world: World) -> None:
 
     with pytest.raises(psycopg.errors.QueryCanceled):
         connection.execute("SELECT pg_sleep(10)")
+
+
+def test_a_connection_that_is_not_answered_is_given_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    connection = world.connect()
+    monkeypatch.setattr(saga.engine.store.connect, "ANSWER_SECONDS", 0.1)
+
+    with pytest.raises(psycopg.OperationalError, match=r"has not answered for 0\.1 s") as given_up:
+        connection.execute("SELECT pg_sleep(20)")
+
+    assert given_up.value.sqlstate is None, "nobody knows whether it was executed"
+    assert connection.closed
+
+
+def test_postgres_looks_after_its_side_of_a_session(world: World) -> None:
+    probes = settings(world.connect(), "tcp_keepalives_idle", "tcp_keepalives_count", "tcp_user_timeout")
+
+    assert probes == ["5", "3", "10000"]
 
 
 def test_the_options_of_the_url_are_kept_and_win(world: World) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
+import pytest
+
 from saga.core.events import EventKind
-from saga.engine.records import Batch, Incident, NewTimer
+from saga.engine.records import Arrival, Batch, Incident, NewTimer
 from saga.engine.store.connect import Connection
+from saga.engine.store.reading import FoundRun, Look
 
 from .world import World, change_of, new_event, new_run
 
@@ -28,6 +32,48 @@ def test_a_run_that_nobody_has_taken_yet_is_seen_by_its_arrivals(world: World, c
     assert world.reading.find(connection, "checkout", "order-7") is None
     assert [a.kind for a in world.reading.pending_arrivals(connection, "checkout", "order-7")] == ["RunStarted"]
     assert world.reading.pending_arrivals(connection, "checkout", "order-8") == []
+
+
+def send_start(world: World, connection: Connection, *, kind: str = "RunStarted") -> None:
+    world.sending.send(
+        connection, shard=7, lane=1, run=None, saga="checkout", key="order-7", kind=kind, dedupe=None, payload="{}"
+    )
+
+
+@pytest.mark.parametrize("moment", ["find", "pending_arrivals"])
+def test_a_start_that_a_turn_takes_between_the_looks_is_seen(
+    world: World, connection: Connection, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    me = world.coordinator(connection)
+    send_start(world, connection)
+    look, pending = getattr(world.reading, moment), world.reading.pending_arrivals
+    took: list[int] = []
+
+    def look_then_take(*given: Any) -> FoundRun | list[Arrival] | None:
+        seen: FoundRun | list[Arrival] | None = look(*given)
+        if not took:
+            took.extend(arrival.id for arrival in pending(connection, "checkout", "order-7"))
+            run = new_run(key="order-7")
+            world.turning.commit(connection, me, Batch(taken=took, runs=[run], events=[new_event(run.id, 1)]))
+        return seen
+
+    monkeypatch.setattr(world.reading, moment, look_then_take)
+    looked = world.reading.look(connection, "checkout", "order-7")
+
+    assert took
+    assert looked.found is not None or looked.accepted
+
+
+def test_only_a_start_makes_an_address_accepted(world: World, connection: Connection) -> None:
+    nothing = world.reading.look(connection, "checkout", "order-7")
+    send_start(world, connection, kind="CancelRequested")
+    cancelled = world.reading.look(connection, "checkout", "order-7")
+    send_start(world, connection)
+    started = world.reading.look(connection, "checkout", "order-7")
+
+    assert nothing == Look(None)
+    assert [arrival.kind for arrival in cancelled.waiting] == ["CancelRequested"]
+    assert [looked.accepted for looked in (nothing, cancelled, started)] == [False, False, True]
 
 
 def test_outcomes_of_a_run_are_pending_too(world: World, connection: Connection) -> None:

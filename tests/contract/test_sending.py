@@ -12,7 +12,8 @@ import sqlalchemy
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
-from saga.core.errors import ConfigurationError, ValueRefused
+from saga.cli.embedded import Database
+from saga.core.errors import ConfigurationError, SchemaError, ValueRefused
 from saga.engine.records import Batch
 from saga.engine.store.connect import Connection, conninfo_of
 
@@ -116,3 +117,49 @@ def test_a_key_with_a_nul_is_refused_before_anything_is_sent(world: World, conne
         start(world, connection, key="order\x00")
 
     assert inbox(connection) == []
+
+
+class Wrapped:
+    """A connection whose driver's errors come wrapped, as Django's do."""
+
+    def __init__(self, connection: psycopg.Connection) -> None:
+        self.cursor = self
+        self._connection = connection
+
+    def execute(self, query: str, values: dict[str, Any]) -> None:
+        try:
+            self._connection.execute(query.encode(), values)
+        except psycopg.Error as error:
+            raise RuntimeError("a framework's own error") from error
+
+    def close(self) -> None: ...
+
+    def __call__(self) -> Wrapped:
+        return self
+
+
+@pytest.mark.parametrize("kind", ["psycopg", "wrapped", "connection", "session"])
+@pytest.mark.parametrize("schema", [True, False], ids=["without its tables", "without its schema"])
+def test_a_callers_database_without_the_tables_is_named_with_what_to_do(
+    world: World, empty_database: Database, kind: str, schema: bool
+) -> None:
+    if schema:
+        with psycopg.connect(empty_database.owner_url) as owner:
+            owner.execute("CREATE SCHEMA saga; GRANT USAGE ON SCHEMA saga TO PUBLIC")
+    engine = sqlalchemy.create_engine("postgresql+psycopg://" + conninfo_of(empty_database.url).partition("://")[2])
+    with psycopg.connect(empty_database.url) as plain, engine.connect() as alchemy, Session(alchemy) as session:
+        targets = {"psycopg": plain, "wrapped": Wrapped(plain), "connection": alchemy, "session": session}
+
+        with pytest.raises(SchemaError, match=r"tables of schema 'saga' are not in the database.*saga upgrade"):
+            start(world, targets[kind])
+        plain.rollback()
+    engine.dispose()
+
+
+def test_other_errors_of_a_caller_stay_what_they_are(world: World, connection: Connection) -> None:
+    with connection.transaction(force_rollback=True):
+        with pytest.raises(psycopg.errors.DivisionByZero):
+            connection.execute("SELECT 1 / 0")
+
+        with pytest.raises(psycopg.errors.InFailedSqlTransaction):
+            start(world, connection)

@@ -9,12 +9,13 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from saga.core.errors import DecodeFailed
 from saga.core.events import EventKind, chain_digest
 from saga.engine.records import Batch, Incident, NewTimer
+from saga.engine.store import turning
 from saga.engine.store.connect import Connection
 from saga.engine.store.failures import BatchRefused, CommitUnknown, Fenced, Superseded
 from saga.engine.store.floors import Floors
+from saga.engine.store.logs import UnreadableLogs
 
 from .world import (
     DIGEST,
@@ -412,14 +413,137 @@ def test_logs_are_read_behind_what_was_seen(world: World, connection: Connection
     }
 
 
-def test_an_event_of_newer_code_names_its_run(world: World, connection: Connection) -> None:
-    run = world.start(connection, world.coordinator(connection)).run
+@pytest.mark.parametrize(
+    ("kind", "payload"),
+    [
+        ("Teleported", None),
+        ("RunStalled", '{"reason":"teleported","message":""}'),
+        ("RunCompensating", '{"cause":"teleported"}'),
+    ],
+)
+def test_a_log_that_newer_code_has_written_is_named_among_those_that_are_asked_for(
+    world: World, connection: Connection, kind: str, payload: str | None
+) -> None:
+    me = world.coordinator(connection)
+    readable, newer = (world.start(connection, me).run for _ in range(2))
     connection.execute(
-        "INSERT INTO saga.event (run, seq, kind, at, digest) VALUES (%s, 2, 'Teleported', now(), %s)", (run.id, DIGEST)
+        "INSERT INTO saga.event (run, seq, kind, at, payload, digest) VALUES (%s, 2, %s, now(), %s, %s)",
+        (newer.id, kind, payload, DIGEST),
     )
 
-    with pytest.raises(DecodeFailed, match=rf"run {run.id}: event 2 is a 'Teleported'"):
-        world.turning.events(connection, run.id)
+    with pytest.raises(
+        UnreadableLogs, match=rf"run {newer.id}: event 2 \({kind}\) is one that this code does not know"
+    ) as e:
+        world.turning.events_of(connection, {readable.id: 0, newer.id: 0})
+
+    assert list(e.value.runs) == [newer.id]
+    assert list(world.turning.events_of(connection, {readable.id: 0})) == [readable.id]
+    with pytest.raises(UnreadableLogs):
+        world.turning.events(connection, newer.id)
+    with pytest.raises(UnreadableLogs):
+        world.reading.events(connection, newer.id)
+
+
+def test_what_newer_code_has_sent_stays_and_hides_nothing(
+    world: World, connection: Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    for kind in ("Teleported", "Teleported", "Beamed", "CancelRequested", "Teleported", "TerminateRequested"):
+        world.sending.send(
+            connection, shard=1, lane=0, run=None, saga="s", key="k", kind=kind, dedupe=None, payload=None
+        )
+
+    taken = [
+        world.turning.take(connection, [1], limit_per_shard=2, timers_limit=5, starts=True).arrivals for _ in range(2)
+    ]
+
+    kinds = [[arrival.kind for arrival in arrivals] for arrivals in taken]
+    assert kinds == [["CancelRequested", "TerminateRequested"]] * 2
+    assert len(inbox(connection)) == 6
+    assert [record.getMessage() for record in caplog.records] == [
+        "arrivals of a kind that newer code has sent (Teleported) are left to a coordinator with it"
+    ]
+
+
+def test_all_that_is_for_a_run_that_is_set_aside_stays_and_hides_nothing(world: World, connection: Connection) -> None:
+    me = world.coordinator(connection)
+    aside, other = (world.start(connection, me, shard=1) for _ in range(2))
+    timers = [NewTimer(started.run.id, "due", 1, LONG_AGO) for started in (aside, other)]
+    world.turning.commit(connection, me, Batch(timers=timers))
+    for started in (aside, other):
+        claim = world.claimed(connection, started.task)
+        world.working.record_outcome(connection, claim, "StepSucceeded", "{}", durable=True)
+        send(world, connection, shard=1, key=started.run.key)
+        send(world, connection, shard=1, key=started.run.key, lane=1)
+
+    taken = world.turning.take(
+        connection,
+        [1],
+        limit_per_shard=2,
+        timers_limit=1,
+        starts=True,
+        aside={aside.run.id: ("checkout", aside.run.key)},
+    )
+
+    assert [(a.kind, a.key) for a in taken.arrivals] == [
+        ("StepSucceeded", None),
+        ("CancelRequested", other.run.key),
+        ("RunStarted", other.run.key),
+    ]
+    assert [timer.run for timer in taken.timers] == [other.run.id]
+    assert taken.runs.keys() == {other.run.id}
+
+
+def send_bytes(world: World, connection: Connection, *sizes: int | None, lane: int = 0) -> None:
+    for number, size in enumerate(sizes):
+        world.sending.send(
+            connection,
+            shard=number % 3,
+            lane=lane,
+            run=uuid4(),
+            saga=None if lane == 0 else "s",  # type: ignore[arg-type]
+            key=None if lane == 0 else str(number),  # type: ignore[arg-type]
+            kind="StepSucceeded" if lane == 0 else "RunStarted",
+            dedupe=None,
+            payload=None if size is None else "é" * (size // 2),
+        )
+
+
+@pytest.mark.parametrize(
+    ("sizes", "taken"),
+    [
+        ([400, 400, 400, 2], 3),
+        ([400, 598, 4, 2], 3),
+        ([400, 600, 2], 2),
+        ([5_000, 2], 1),
+        ([None, 400, None, 598, None, 2], 6),
+        ([None, 5_000, None], 2),
+        ([400, 598], 2),
+    ],
+)
+def test_a_take_ends_behind_the_arrival_that_reaches_its_bytes(
+    world: World, connection: Connection, monkeypatch: pytest.MonkeyPatch, sizes: list[int | None], taken: int
+) -> None:
+    monkeypatch.setattr(turning, "TAKE_BYTES_MAX", 1_000)
+    send_bytes(world, connection, *sizes)
+
+    found = world.turning.take(connection, range(3), limit_per_shard=50, timers_limit=5, starts=True)
+
+    # Those of each shard are its oldest: what a floor relies on.
+    assert [arrival.payload and len(arrival.payload) * 2 for arrival in found.arrivals] == sizes[:taken]
+    assert found.more is (sum(size or 0 for size in sizes[:taken]) >= 1_000)
+
+
+def test_starts_wait_while_the_arrivals_before_them_fill_a_take(
+    world: World, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turning, "TAKE_BYTES_MAX", 1_000)
+    send_bytes(world, connection, 400, 400, lane=1)
+    send_bytes(world, connection, 600, 600)
+
+    found = world.turning.take(connection, range(3), limit_per_shard=50, timers_limit=5, starts=True)
+
+    assert [arrival.lane for arrival in found.arrivals] == [0, 0]
+    assert found.more
 
 
 def test_the_input_of_a_run_that_does_not_exist_is_an_error(world: World, connection: Connection) -> None:

@@ -252,6 +252,12 @@ def patient(ctx: Context, order: Order) -> str:
     return ctx.run(crawl, order)
 
 
+@saga("unhurried")
+def unhurried(ctx: Context, order: Order) -> str:
+    """A step whose time limit is lifted where it is called."""
+    return ctx.run(reserve.with_options(timeout=None), order)
+
+
 @saga("drifting")
 def drifting(ctx: Context, order: Order) -> str:
     """A step without a time limit, whose worker may be frozen for long and still come back."""
@@ -331,13 +337,17 @@ def blocking(ctx: Context, order: Order) -> str:
 def make_app() -> Celery:
     """Build the application of this process, whose settings its environment names."""
     importlib.import_module(f"tests.integration.deployed_{os.environ.get(BUILD_VARIABLE, 'new')}")
-    quicken(settling_seconds=float(os.environ.get("SAGA_TEST_SETTLING", "1")))
+    importlib.import_module("tests.integration.waiting")
+    quicken(
+        settling_seconds=float(os.environ.get("SAGA_TEST_SETTLING", "1")),
+        answer_seconds=float(os.environ.get("SAGA_TEST_ANSWER", "40")),
+    )
     made = Celery("killed", broker=os.environ["SAGA_TEST_BROKER"])
     made.conf.update(
         worker_prefetch_multiplier=1,
         broker_connection_retry_on_startup=True,
         broker_transport_options={"visibility_timeout": 3600},
-        saga_lease_seconds=LEASE_SECONDS,
+        saga_lease_seconds=float(os.environ.get("SAGA_TEST_LEASE", str(LEASE_SECONDS))),
         saga_turn_seconds=0.6,
         saga_cache_runs=int(os.environ.get("SAGA_TEST_CACHE", "5000")),
     )

@@ -12,8 +12,9 @@ import pytest
 import redis
 
 from saga.cli.embedded import Servers
-from tests.integration import application
+from tests.integration import application, waiting
 from tests.integration.fleet import Fleet
+from tests.integration.wired import Wires
 
 _numbers = itertools.count(1)
 
@@ -29,6 +30,7 @@ SAGAS = {
         application.straying,
         application.racing,
         application.ledgered,
+        *waiting.SAGAS,
     )
 }
 
@@ -83,3 +85,43 @@ def bare_fleet(servers: Servers, template_database: str, tmp_path: Path) -> Iter
     for made in make_fleet(servers, template_database, tmp_path / "fleet"):
         yield made
         made.audit(SAGAS)
+
+
+@pytest.fixture(scope="module")
+def wires(
+    servers: Servers,
+    template_database: str,
+    tmp_path_factory: pytest.TempPathFactory,
+    request: pytest.FixtureRequest,
+) -> Iterator[Wires]:
+    """Two coordinators and two workers, each behind ways of its own to Postgres and the broker.
+
+    A module's WIRED is added to their environment.
+    """
+    environment = {"SAGA_TEST_ANSWER": "2", **getattr(request.module, "WIRED", {})}
+    folder = tmp_path_factory.mktemp("wired")
+    for fleet in make_fleet(servers, template_database, folder, **environment):
+        made = Wires(fleet)
+        try:
+            for name in ("c1", "c2"):
+                made.coordinator(name)
+            for name in ("w1", "w2"):
+                made.worker(name)
+            fleet.until_ready()
+            yield made
+        finally:
+            made.close()
+
+
+@pytest.fixture
+def wired(wires: Wires) -> Iterator[Wires]:
+    """The module's wired fleet with every way open; all runs so far are held against the invariants at the end."""
+    wires.fleet.tend()
+    wires.fleet.until_ready()
+    shared = "SELECT count(DISTINCT owner) FROM saga.shard"
+    wires.fleet.until(lambda: wires.fleet.count(shared) == 2, "both coordinators share the shards")
+    yield wires
+    wires.restore()
+    wires.fleet.tend()
+    wires.fleet.until_told()
+    wires.fleet.audit(SAGAS)

@@ -24,7 +24,7 @@ from celery import Celery
 
 from saga.cli.embedded import Database
 from saga.core.definition import SagaDefinition
-from saga.core.errors import ConfigurationError, RunEnded
+from saga.core.errors import ConfigurationError, RunEnded, UnknownRun
 from saga.core.events import Event, EventKind
 from saga.core.lifecycle import StallReason, Status
 from saga.engine.client import Handle, start_run
@@ -34,6 +34,7 @@ from tests.arming import Armed, Armoury, Victim
 from tests.audit import OPEN, WITNESS, Audit, Violation
 from tests.integration.application import FOLDER_VARIABLE, Order
 from tests.ledger import Kind, Ledger
+from tests.sightings import Sightings
 
 __all__ = ["Armed", "Fleet", "Node", "Victim"]
 
@@ -89,6 +90,7 @@ class Fleet:
         self.stalls: dict[str, StallReason] = {}
         self.told_of: set[Violation] = set()  #: each is the failure of one test only
         self.resolved: set[str] = set()  #: an operator's evidence stands for one of its undos
+        self.sightings = Sightings()
         self.environment = {
             "PYTHONPATH": str(ROOT),
             FOLDER_VARIABLE: str(folder),
@@ -248,13 +250,23 @@ class Fleet:
         self.accepted.add(handle.address)
         return handle
 
+    def handle(self, saga: SagaDefinition, key: str) -> Handle[Any]:
+        """Return the handle of a run that something else starts."""
+        return Handle(self.installation, saga.name, key, definition=saga)
+
     def status(self, handle: Handle[Any]) -> Status | None:
         """Return where a run stands; None before its first turn, and while Postgres is away."""
         try:
-            found = handle._find()
+            found = self.sightings.look(handle)
         except (ConfigurationError, psycopg.Error):
             return None
         return None if found is None else Status(found.row.status)
+
+    def shown(self, handle: Handle[Any]) -> Any:
+        """Return what a run shows, or None while there is none."""
+        with contextlib.suppress(UnknownRun):
+            return handle.state()
+        return None
 
     def ends(self, handle: Handle[Any], status: Status, *, seconds: float = PATIENCE_SECONDS) -> list[Event]:
         """Wait until a run has ended like this, and return its log."""
@@ -319,6 +331,16 @@ class Fleet:
         """Wait until an armed crash has happened; return the process that it hit."""
         return self.until(lambda: armed.fired, "the armed crash happens", seconds=seconds) or 0
 
+    def until_told(self) -> None:
+        """Wait until no worker has anything in hand: a fenced one may still have to tell what it knows."""
+        nodes = [f"{node.name}@test" for node in self.nodes.values() if node.command[: len(WORKER)] == WORKER]
+
+        def idle() -> bool:
+            asked = self.app.control.inspect(destination=nodes, timeout=1.0, limit=len(nodes)).active() or {}
+            return len(asked) == len(nodes) and not any(asked.values())
+
+        self.until(idle, "the workers have told all")
+
     def audit(self, definitions: Mapping[tuple[str, int], SagaDefinition]) -> None:
         """Wait until all is quiet, and fail on any invariant that does not hold."""
         self.armoury.disarm()
@@ -330,6 +352,7 @@ class Fleet:
             stalls=self.stalls,
             resolved=self.resolved,
             definitions=definitions,
+            seen=self.sightings.of_run,
         ).check()
         found = [violation for violation in found if violation not in self.told_of]
         self.told_of.update(found)

@@ -15,6 +15,10 @@ import pytest
 import redis
 
 from saga.cli import embedded
+from saga.core.errors import ReplayMismatch
+from saga.engine.client import Handle
+from saga.engine.installation import installation_of
+from saga.testing import record, replay
 from tests.integration import cli_app
 from tests.integration.cli_runs import APP, Commands, environment, eventually, process, run, use_servers
 
@@ -92,6 +96,21 @@ def test_payloads_are_shown_only_on_request(commands: Commands) -> None:
     assert shown["input"] == {"name": "cup", "grams": 300, "mishap": ""}
     assert shown["result"] == {"number": 300}
     assert '"number": 300' in commands.call("show", run, "--payloads").stdout.replace('":300', '": 300')
+
+
+def test_an_exported_log_is_what_a_test_can_replay(commands: Commands) -> None:
+    done, undone = start(commands, "kept"), start(commands, "undone", "nowhere")
+    until(commands, done, "completed")
+    until(commands, undone, "compensated")
+
+    for address in (done, undone):
+        exported = commands.call("export", address).stdout
+        assert exported == record(Handle(installation_of(commands.app), *address.split("/")))
+        assert commands.json("export", address) == json.loads(exported)
+        replay(cli_app.ship, exported)
+    with pytest.raises(ReplayMismatch, match="ship/kept"):
+        replay(cli_app.ship, commands.call("export", done).stdout.replace("cli_app.address", "cli_app.draw"))
+    assert "there is no run ship/nobody" in commands.error("export", "ship/nobody")
 
 
 def test_starting_again_is_the_same_run(commands: Commands) -> None:

@@ -8,15 +8,35 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import make_url
 
 from docs.generate import GUARANTEES, LIFECYCLE, guarantees, lifecycle
+from saga.cli import embedded
 from saga.engine.crashpoints import Point
 from saga.engine.installation import DEFAULTS
 from tests.integration.blocks import ROOT, python_blocks, run_python, write_files
 
 DOCUMENTS = sorted([*(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md")])
+TESTING = ROOT / "docs" / "testing.md"
+#: The project around the Django tests of the guide.
+DJANGO_SETTINGS = """
+import os
+from sqlalchemy import make_url
+url = make_url(os.environ["SAGA_DATABASE_URL"])
+SECRET_KEY = "for tests only"
+DATABASES = {
+    "default": {
+        "ENGINE": "django.db.backends.postgresql",
+        "NAME": url.database,
+        "USER": url.username,
+        "PASSWORD": url.password,
+        "HOST": url.host,
+        "PORT": url.port,
+    }
+}
+"""
 #: Documents whose blocks are run by name, and one whose blocks are single lines to paste.
-RUN_ELSEWHERE = {ROOT / "README.md", ROOT / "docs" / "testing.md", ROOT / "docs" / "doctor.md"}
+RUN_ELSEWHERE = {ROOT / "README.md", TESTING, ROOT / "docs" / "doctor.md", ROOT / "docs" / "processes.md"}
 
 
 def looked_up(dotted: str) -> Any:
@@ -61,13 +81,47 @@ def test_the_blocks_of_a_document_run_one_after_another(document: Path, tmp_path
 
 
 def test_the_tests_that_the_guide_to_testing_shows_pass(tmp_path: Path) -> None:
-    names = write_files(ROOT / "docs" / "testing.md", tmp_path)
+    names = write_files(TESTING, tmp_path)
+    tests = [name for name in names if name.startswith("test_") and name != "test_place.py"]
 
-    ran = run_python("-m", "pytest", "-q", "test_checkout.py", folder=tmp_path)
+    kept = run_python("keep.py", folder=tmp_path)
+    ran = run_python("-m", "pytest", "-q", "-W", "error", *tests, folder=tmp_path)
 
-    assert names == ["shop.py", "test_checkout.py"]
+    assert tests == ["test_checkout.py", "test_loan.py", "test_crashes.py", "test_histories.py"]
+    assert kept.returncode == 0, kept.stderr
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert "7 passed" in ran.stdout
+    assert "14 passed" in ran.stdout
+
+
+def test_the_django_tests_that_the_guide_to_testing_shows_pass(
+    tmp_path: Path, empty_database: embedded.Database, servers: embedded.Servers
+) -> None:
+    write_files(TESTING, tmp_path)
+    (tmp_path / "settings.py").write_text(DJANGO_SETTINGS)
+    url = make_url(servers.superuser_url).set(database=empty_database.name)
+
+    ran = run_python(
+        "-m", "pytest", "-q", "-W", "error", "--ds=settings", "test_place.py",
+        folder=tmp_path, environment={"SAGA_DATABASE_URL": url.render_as_string(hide_password=False)},
+    )  # fmt: skip
+
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "2 passed" in ran.stdout
+
+
+def test_the_message_that_the_guide_to_testing_shows_is_the_one_there_is(tmp_path: Path) -> None:
+    write_files(TESTING, tmp_path)
+    shown = TESTING.read_text().partition("AssertionError: ")[2].partition("\n```")[0]
+    unexpected = """
+import contextlib, pytest
+pytest.raises = lambda *_, **__: contextlib.nullcontext()
+import test_crashes
+test_crashes.test_a_charge_without_its_token_is_found_out()
+"""
+
+    ran = run_python("-c", unexpected, folder=tmp_path)
+
+    assert " ".join(shown.split()) in " ".join(ran.stderr.split()), ran.stderr
 
 
 def test_every_limit_has_the_number_that_is_documented() -> None:

@@ -25,24 +25,6 @@ from tests.integration.blocks import ROOT, python_blocks, run_python, write_file
 README = ROOT / "README.md"
 STOP_SECONDS = 15.0
 
-#: What stands for Django and FastAPI, which are no dependencies: only what the recipes touch.
-STAND_INS = {
-    "django/__init__.py": "",
-    "django/db.py": """
-import os
-import types
-import psycopg
-
-connection = psycopg.connect(os.environ["SAGA_DATABASE_URL"])
-transaction = types.SimpleNamespace(atomic=connection.transaction)
-""",
-    "fastapi.py": """
-class FastAPI:
-    def post(self, path):
-        return lambda endpoint: endpoint
-""",
-}
-
 PLACE = {
     "with_sqlalchemy": """
 import os
@@ -54,14 +36,34 @@ with Session(engine) as session:
     place(session, Order("1", "tea", 1200))
 """,
     "with_django": """
+import os
+from django.conf import settings
+from sqlalchemy import make_url
+url = make_url(os.environ["ORDERS_DATABASE_URL"])
+settings.configure(
+    DATABASES={
+        "default": {
+            "ENGINE": "django.db.backends.postgresql",
+            "NAME": url.database,
+            "USER": url.username,
+            "PASSWORD": url.password,
+            "HOST": url.host,
+            "PORT": url.port,
+        }
+    }
+)
 from with_django import Order, connection, place
-place(Order("1", "tea", 1200))
-connection.close()
+try:
+    place(Order("1", "tea", 1200))
+finally:
+    connection.close()
 """,
     "with_fastapi": """
-import asyncio
-from with_fastapi import Order, place
-assert asyncio.run(place(Order("1", "tea", 1200))) == {"run": "checkout/order-1"}
+from fastapi.testclient import TestClient
+from with_fastapi import api
+with TestClient(api) as client:
+    reply = client.post("/orders", json={"id": "1", "sku": "tea", "total_cents": 1200})
+    assert (reply.status_code, reply.json()) == (200, {"run": "checkout/order-1"}), reply.text
 """,
 }
 
@@ -203,9 +205,6 @@ def test_a_recipe_of_the_readme_starts_a_run_with_the_order_or_not_at_all(
     recipe: str, tmp_path: Path, database: embedded.Database
 ) -> None:
     write_files(README, tmp_path)
-    for name, text in STAND_INS.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
     with psycopg.connect(database.owner_url, autocommit=True) as owner:
         owner.execute("CREATE TABLE orders (id text PRIMARY KEY)")
         owner.execute("GRANT ALL ON orders TO PUBLIC")

@@ -10,7 +10,7 @@ import pytest
 from saga.core.events import EventKind
 from saga.core.lifecycle import StallReason, Status
 from saga.engine.crashpoints import Point
-from tests.integration.application import drifting, fallback, patient, straying, trip
+from tests.integration.application import drifting, fallback, patient, straying, trip, unhurried
 from tests.integration.fleet import Fleet, Victim, kinds
 from tests.ledger import Kind
 from tests.pace import LOST_MAX
@@ -277,3 +277,15 @@ def test_f28_a_cancel_while_undoing_is_refused_in_the_log(audited: Fleet) -> Non
     audited.open("f28")
 
     audited.ends(handle, Status.COMPENSATED)
+
+
+def test_a_time_limit_that_a_call_site_lifts_cuts_nothing_off(audited: Fleet) -> None:
+    # Both limits of the step itself pass while it stands at the gate.
+    handle = audited.start(unhurried, "unhurried", reserve="gate:unhurried")
+    audited.reached("unhurried")
+    overdue = "SELECT count(*) FROM saga.task WHERE claimed_at < clock_timestamp() - interval '3 seconds'"
+    audited.until(lambda: audited.count(overdue) == 1, "it has been running for longer than a step may")
+    audited.open("unhurried")
+
+    audited.ends(handle, Status.COMPLETED)
+    assert audited.attempts(handle, "reserve") == [1]

@@ -7,6 +7,7 @@ not know how the audit finds it.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
 from collections.abc import Callable
@@ -184,6 +185,34 @@ def forgotten_claim(world: World, servers: Servers) -> None:
         attempts,
     )
     world.open("forgotten")
+    world.thaw()
+    world.wait(lambda: world.ended(handle), seconds=6)
+
+
+def delayed(world: World, servers: Servers) -> None:
+    """Ask for a step again in a while."""
+    _staffed(world)
+    handle = world.start(trip, "delayed", reserve="later:1.5")
+    world.wait(lambda: world.ended(handle), seconds=5)
+
+
+def forgotten_end(world: World, servers: Servers) -> None:
+    """Show a client that a run has ended, stop Postgres hard, and show it again before any turn is taken."""
+    assert servers.postgres is not None
+    with psycopg.connect(servers.superuser_url, autocommit=True) as superuser:
+        superuser.execute("ALTER SYSTEM SET wal_writer_delay = '10s'")
+        superuser.execute("SELECT pg_reload_conf()")
+    _staffed(world)
+    handle = world.start(trip, "forgotten-end")
+    world.until(lambda: world.ended(handle), "it is seen to have ended")
+    world.freeze("c1")
+    servers.postgres.stop(immediate=True)
+    servers.postgres.start()
+    world.until(lambda: world.count("SELECT count(*) FROM saga.run") >= 0, "Postgres is back")
+    with psycopg.connect(servers.superuser_url, autocommit=True) as superuser:
+        superuser.execute("ALTER SYSTEM RESET wal_writer_delay")
+        superuser.execute("SELECT pg_reload_conf()")
+    world.ended(handle)
     world.thaw()
     world.wait(lambda: world.ended(handle), seconds=6)
 
@@ -438,6 +467,34 @@ def _no_lost_message_rule() -> None:
     Upkeep._find_lost_messages = find  # type: ignore[method-assign]
 
 
+def _early_timers() -> None:
+    original = Turning.__init__
+
+    def init(self: Turning, schema: str) -> None:
+        original(self, schema)
+        early = self._take.replace(
+            b"due_at <= (SELECT now FROM clock)", b"due_at <= (SELECT now FROM clock) + interval '1 h'"
+        )
+        assert early != self._take
+        self._take = early
+
+    Turning.__init__ = init  # type: ignore[method-assign]
+
+
+def _asynchronous_turns() -> None:
+    original = Turning.commit
+
+    def commit(self: Turning, connection: Connection, me: UUID, batch: Batch) -> Committed:
+        connection.execute("SET synchronous_commit = off")
+        return original(self, connection, me, batch)
+
+    Turning.commit = commit  # type: ignore[method-assign]
+
+
+def _timers_kept(definition: str) -> str:
+    return re.sub(r"DELETE FROM (\S+\.timer) t USING", r"UPDATE \1 t SET due_at = t.due_at FROM", definition)
+
+
 def _fence_off(definition: str) -> str:
     return definition.replace("AND c.dead_at IS NULL FOR NO KEY UPDATE", "FOR NO KEY UPDATE")
 
@@ -453,6 +510,9 @@ MUTANTS = (
     Mutant("token check off", frozenset({"I6"}), doubled, _token_check_off),
     Mutant("tombstone off", frozenset({"I6", "I25"}), doubled, _tombstone_off),
     Mutant("asynchronous claim", frozenset({"I6"}), forgotten_claim, _asynchronous_claim, bound_seconds=6),
+    Mutant("asynchronous turns", frozenset({"I24"}), forgotten_end, _asynchronous_turns, bound_seconds=6),
+    Mutant("timers before their time", frozenset({"I21"}), delayed, _early_timers),
+    Mutant("timers kept when they fired", frozenset({"I21"}), delayed, sql=_timers_kept),
     Mutant("fence off", frozenset({"I17"}), zombie, sql=_fence_off),
     Mutant("compare-and-set off", frozenset({"I4", "I13", "I14", "I15"}), two_owners, sql=_compare_and_set_off),
     Mutant("undo in forward order", frozenset({"I9"}), plain, _forward_undo),

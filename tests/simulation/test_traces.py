@@ -239,23 +239,43 @@ def test_a_start_in_a_long_transaction_holds_up_nobody(world: World) -> None:
     assert same.created
 
 
+def look_too_early(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the client's first look come just before the turn that takes a start, and every later one after it."""
+    find = world.installation.reading.find
+    looks: list[int] = []
+
+    def late_find(*given: Any) -> FoundRun | None:
+        looks.append(1)
+        return find(*given) if len(looks) > 1 else None
+
+    monkeypatch.setattr(world.installation.reading, "find", late_find)
+
+
 def test_a_cancel_that_looks_while_the_start_is_being_taken_is_sent(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     staff(world)
     handle = world.start(trip, "looked-at", reserve="gate:looked-at")
     world.reached("looked-at")
-    find = handle._find
-    looks: list[int] = []
 
-    def late_find() -> FoundRun | None:
-        # The first look comes just before the turn that takes the start, every later one after it.
-        looks.append(1)
-        return find() if len(looks) > 1 else None
-
-    monkeypatch.setattr(handle, "_find", late_find)
+    look_too_early(world, monkeypatch)
     handle.cancel()
     world.open("looked-at")
 
     world.until(lambda: world.ended(handle), "it ends")
     assert handle.status() is Status.COMPENSATED
+
+
+def test_a_run_that_is_looked_at_while_its_start_is_being_taken_is_there(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    staff(world)
+    handle = world.start(trip, "looked-for", reserve="gate:looked-for")
+    world.reached("looked-for")
+
+    look_too_early(world, monkeypatch)
+    status = handle.status()
+    world.open("looked-for")
+
+    assert status is Status.RUNNING
+    world.until(lambda: world.ended(handle), "it ends")

@@ -8,7 +8,11 @@ from typing import Any
 
 import psycopg
 import pytest
+import sqlalchemy
+from billiard.exceptions import SoftTimeLimitExceeded
 
+import saga.engine.renewing
+import saga.engine.store.reaping
 from saga.cli.embedded import Database
 from saga.core.events import EventKind
 from saga.core.lifecycle import Status
@@ -144,3 +148,73 @@ def test_an_error_in_a_transactional_step_rolls_back_and_is_retried(world: World
     assert _ended(world, handle) is Status.COMPLETED
     assert EventKind.STEP_ROLLED_BACK in [event.kind for event in handle.history()]
     assert _postings(world) == 1
+
+
+def _refusing(error: Exception, times: int) -> Callable[[], None]:
+    """Plant a Postgres that each worker cannot reach for its first transactions; no claim runs out meanwhile."""
+
+    def plant() -> None:
+        saga.engine.renewing.LEASE_GRACE_SECONDS = saga.engine.renewing.LEASE_SECONDS_MAX = 60.0
+        connect = sqlalchemy.Engine.connect
+        refused: list[int] = []
+
+        def refusing(self: sqlalchemy.Engine) -> sqlalchemy.Connection:
+            if len(refused) < times:
+                refused.append(1)
+                raise error
+            return connect(self)
+
+        sqlalchemy.Engine.connect = refusing  # type: ignore[method-assign]
+
+    return plant
+
+
+AWAY = sqlalchemy.exc.OperationalError("", {}, psycopg.OperationalError("injected: Postgres is away"))
+
+
+def test_a_transaction_that_postgres_is_away_for_is_begun_when_it_answers(world: World) -> None:
+    world.plant = _refusing(AWAY, 3)
+    _staff(world)
+
+    handle = world.start(ledgered, "away")
+
+    assert _ended(world, handle) is Status.COMPLETED
+    assert _postings(world) == 1
+    kinds = [event.kind for event in handle.history()]
+    assert not {EventKind.STEP_LOST, EventKind.STEP_ROLLED_BACK} & set(kinds)
+
+
+def test_a_transaction_whose_time_is_over_before_postgres_answers_is_tried_again(world: World) -> None:
+    world.plant = _refusing(SoftTimeLimitExceeded(), 1)
+    _staff(world)
+
+    handle = world.start(ledgered, "out-of-time")
+
+    assert _ended(world, handle) is Status.COMPLETED
+    assert _postings(world) == 1
+    kinds = [event.kind for event in handle.history()]
+    assert EventKind.STEP_ROLLED_BACK in kinds
+    assert EventKind.STEP_LOST not in kinds
+
+
+def test_a_claim_that_a_crash_of_postgres_forgot_is_made_again(world: World) -> None:
+    refuse = _refusing(AWAY, 1)
+
+    def plant() -> None:
+        # Nothing is published again here: whoever drops the message has lost the attempt.
+        setattr(saga.engine.store.reaping, "SETTLING_SECONDS", 3_600)  # noqa: B010 - a constant to mypy
+        refuse()
+
+    world.plant = plant
+    armed = world.armoury.arm(Point.WORKER_CLAIMED, "^application.post$", victim=Victim.FREEZE)
+    _staff(world)
+    handle = world.start(ledgered, "forgotten")
+    world.until(lambda: armed.fired, "a worker has claimed it")
+
+    forget = "UPDATE saga.task SET claimed_by = NULL, claimed_at = NULL, lease_until = NULL RETURNING attempt"
+    assert world.count(forget) == 1
+    world.thaw()
+
+    assert _ended(world, handle) is Status.COMPLETED
+    assert _postings(world) == 1
+    assert EventKind.STEP_LOST not in [event.kind for event in handle.history()]

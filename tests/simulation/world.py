@@ -17,7 +17,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ from tests.integration import application
 from tests.integration.application import FOLDER_VARIABLE, Order
 from tests.ledger import Ledger
 from tests.pace import quicken
+from tests.sightings import Sightings
 from tests.simulation.faults import Faults
 
 #: Seconds of a coordinator's lease here.
@@ -90,17 +91,19 @@ class Child:
         return self.pid > 0
 
 
-def make_installation(url: str, broker_url: str) -> Installation:
-    """Build an installation of the sagas here and of no others, whatever else was declared in this process."""
+def make_installation(
+    url: str, broker_url: str, sagas: Mapping[tuple[str, int], SagaDefinition] = SAGAS, steps: Iterable[AnyStep] = STEPS
+) -> Installation:
+    """Build an installation of these sagas and of no others, whatever else was declared in this process."""
     app = Celery("simulated", broker=broker_url, set_as_current=False)
     app.add_defaults({**DEFAULTS, "saga_database_url": url})
     app.conf.update(saga_lease_seconds=LEASE_SECONDS, saga_turn_seconds=1.0)
     installation = Installation(app)
     definitions = installation.definitions
-    for step in STEPS:
+    for step in steps:
         definitions.codec.step(step)
         definitions.steps[step.name] = step
-    for key, saga in SAGAS.items():
+    for key, saga in sagas.items():
         definitions.codec.saga(saga)
         definitions.sagas[key] = saga
     return installation
@@ -109,7 +112,16 @@ def make_installation(url: str, broker_url: str) -> Installation:
 class World:
     """One database, one broker and one ledger, the children over them, and a client."""
 
-    def __init__(self, database: Database, broker_url: str, folder: Path, *, seed: int = 0) -> None:
+    def __init__(
+        self,
+        database: Database,
+        broker_url: str,
+        folder: Path,
+        *,
+        seed: int = 0,
+        sagas: Mapping[tuple[str, int], SagaDefinition] = SAGAS,
+        steps: Iterable[AnyStep] = STEPS,
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.database = database
         self.broker_url = broker_url
@@ -121,9 +133,11 @@ class World:
         self.children: dict[str, Child] = {}
         self.accepted: set[str] = set()
         self.stalls: dict[str, StallReason] = {}
+        self.sagas = sagas
+        self.sightings = Sightings()
         self.plant: Callable[[], object] = lambda: None  #: run in every child before anything else
         self.cache_runs = 5_000
-        self.installation = make_installation(database.url, broker_url)
+        self.installation = make_installation(database.url, broker_url, sagas, steps)
         self.owner = connect(database.owner_url, application_name="audit")
         found = self.owner.execute("SELECT to_regclass('public.witness') IS NULL").fetchone()
         if found is not None and found[0]:
@@ -317,7 +331,7 @@ class World:
 
     def ended(self, handle: Handle[Any]) -> bool:
         """Say whether a run has ended or stands stalled."""
-        found = handle._find()
+        found = self.sightings.look(handle)
         return found is not None and (found.row.ended_at is not None or found.row.status == "stalled")
 
     def reached(self, gate: str) -> None:
@@ -344,7 +358,14 @@ class World:
                 break
             for child in retired:  # what they told last has set something going
                 child.kept = True
-        audit = Audit(self.owner, self.ledger.entries(), accepted=self.accepted, stalls=self.stalls, definitions=SAGAS)
+        audit = Audit(
+            self.owner,
+            self.ledger.entries(),
+            accepted=self.accepted,
+            stalls=self.stalls,
+            definitions=self.sagas,
+            seen=self.sightings.of_run,
+        )
         return audit.check()
 
 

@@ -6,18 +6,30 @@ Before and after each the log is replayed: it must give the same run, and decide
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid5
 
 from saga.core.definition import SagaDefinition
-from saga.core.effects import CancelTimer, Fence, Kill, RunTask, SetTimer
+from saga.core.effects import (
+    CancelTimer,
+    Fence,
+    Kill,
+    ReleaseLocks,
+    Report,
+    RequestLock,
+    RunTask,
+    SetTimer,
+    StartChild,
+    TellChild,
+)
 from saga.core.events import TERMINAL, Event, EventKind, start_payload
 from saga.core.execution import Decision, Execution, Input
 from saga.core.lifecycle import TRANSITIONS, StallReason, Status
 from saga.core.outcome import wrap
+from saga.core.signals import Signal, signal_payload
 from saga.core.state import State
 from saga.core.tracks import Track
 from saga.engine.codec import JsonCodec
@@ -44,7 +56,8 @@ class Driven:
         self.now = BEGAN
         self.log: list[Event] = []
         self.decisions: list[Decision] = []
-        self.open: dict[str, RunTask] = {}
+        self.open: dict[str, RunTask | StartChild | RequestLock] = {}
+        self.told: list[TellChild | ReleaseLocks | Report] = []
         self.dispatched: list[str] = []  #: every attempt, in order
         self.fenced: list[str] = []  #: fences asked for while an attempt was in flight
         self.killed: list[str] = []
@@ -147,6 +160,10 @@ class Driven:
         self.now = max(self.now, self.timers.pop(name))
         return self.feed(EventKind.TIMER_FIRED, key=name)
 
+    def signal(self, name: str, value: Any = None, *, id: str | None = None) -> Driven:
+        payload = signal_payload(name, json.dumps(value))
+        return self.feed(EventKind.SIGNAL_RECEIVED, key=id or str(self.claimant()), payload=payload)
+
     def cancel(self) -> Driven:
         return self.feed(EventKind.CANCEL_REQUESTED)
 
@@ -188,7 +205,9 @@ class Driven:
         return self.kinds().count(kind)
 
     def input_of(self, name: str) -> Any:
-        return json.loads(self.open[name].input)
+        task = self.open[name]
+        assert not isinstance(task, RequestLock)
+        return json.loads(task.input)
 
     def wait_seconds(self, name: str) -> float:
         return (self.timers[name] - self.now).total_seconds()
@@ -246,6 +265,13 @@ class Driven:
                     self.fenced.append(self.name_of(token))
                 case Kill(token):
                     self.killed.append(self.name_of(token))
+                case StartChild() | RequestLock():
+                    name = self.name_of(effect.token)
+                    assert name not in self.open, f"{name} is in flight twice"
+                    self.open[name] = effect
+                    self.dispatched.append(name)
+                case TellChild() | ReleaseLocks() | Report():
+                    self.told.append(effect)
 
     def name_of(self, token: UUID) -> str:
         """Return the short name of a token's step and direction."""
@@ -261,12 +287,13 @@ def snapshot(execution: Execution) -> dict[str, Any]:
     plain = {
         name: value
         for name, value in vars(state).items()
-        if name not in ("steps", "tokens", "dirty", "unfinished", "effects", "stuck")
+        if name not in ("steps", "tokens", "dirty", "unfinished", "standing", "effects", "stuck")
     }
     return {
         **plain,
         "steps": {key: _values(step) for key, step in state.steps.items()},
         "unfinished": sorted(state.unfinished),
+        "standing": sorted(state.standing),
         "stuck": dict(state.stuck),
         "status": execution.status,
         "stall_reason": execution.stall_reason,
@@ -280,6 +307,8 @@ def _values(item: Any) -> dict[str, Any]:
     }
 
 
-def define(function: Callable[..., Any], *, timeout: float | None = None) -> SagaDefinition:
+def define(
+    function: Callable[..., Any], *, timeout: float | None = None, signals: Sequence[Signal[Any]] = ()
+) -> SagaDefinition:
     """Declare a saga for one test, without registering it."""
-    return SagaDefinition(function, name="tested", timeout_seconds=timeout)
+    return SagaDefinition(function, name="tested", timeout_seconds=timeout, signals=signals)

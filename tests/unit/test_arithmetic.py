@@ -13,7 +13,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from saga import Abort, Retry, RetryLater, SagaError, StepFailed, ValueRefused
+from saga import (
+    Abort,
+    ChildFailed,
+    LockTaken,
+    Retry,
+    RetryLater,
+    SagaError,
+    SignalTimeout,
+    StepFailed,
+    ValueRefused,
+)
 from saga.core import errors, events
 from saga.core.address import KEY_CHARACTERS_MAX, check_key, new_run_id, shard_of
 from saga.core.definition import COMPENSATION_DEADLINE_SECONDS, Policy
@@ -34,7 +44,16 @@ from saga.core.lifecycle import ENDED, TRANSITIONS, Status
 from saga.core.outcome import companion_input, found, unwrap, wrap
 from saga.core.retry import COMPENSATION_RETRY
 from saga.core.state import _HANDLERS, _OUTCOMES, _SCHEDULED, json_after
-from saga.core.tracks import pinned_text, policy_from_json, policy_to_json, read_pinned
+from saga.core.tracks import (
+    ChildLink,
+    Close,
+    LockLink,
+    Pinned,
+    pinned_text,
+    policy_from_json,
+    policy_to_json,
+    read_pinned,
+)
 from saga.engine.store import failures as store_failures
 from tests.unit.steps import charge, stock
 
@@ -94,8 +113,10 @@ def test_the_defaults_are_those_of_the_design() -> None:
 def test_a_policy_survives_the_log() -> None:
     for policy in (stock.policy, stock.compensation_policy, Policy(Retry(None, 0.5, 1, 2, 0), None, 3.25)):
         assert policy_from_json(policy_to_json(policy)) == policy
-    text = pinned_text(task="a.b", policy=charge.policy, undo=None, probe=True)
-    assert read_pinned(text) == read_pinned(text) == (charge.policy, None, True, "a.b")
+    links = (None, ChildLink("trip", "x/1", 2, 3.5, Close.CANCEL), LockLink("order:1", False))
+    for link in links:
+        pinned = Pinned("a.b", charge.policy, None, True, link)
+        assert read_pinned(pinned_text(pinned)) == read_pinned(pinned_text(pinned)) == pinned
 
 
 # -- tokens and the chain ------------------------------------------------------------------------------------------
@@ -214,15 +235,19 @@ def test_a_tasks_name_tells_its_step_and_direction() -> None:
 
 
 def _all_errors() -> list[BaseException]:
+    telling = (StepFailed, ChildFailed, LockTaken, RunFailed, RunStalled, SignalTimeout)
     plain = [
         kind("what was wrong; what to do")
         for module in (errors, store_failures)
         for kind in vars(module).values()
-        if isinstance(kind, type) and issubclass(kind, SagaError) and kind not in (StepFailed, RunFailed, RunStalled)
+        if isinstance(kind, type) and issubclass(kind, SagaError) and kind not in telling
     ]
     return [
         *plain,
         StepFailed("a.b#1", "declined", "shop.Declined"),
+        ChildFailed("child:trip#1", "declined", "shop.Declined"),
+        LockTaken("lock:order:1#1", "it is another run's"),
+        SignalTimeout("decision", 30),
         RunFailed("checkout/7", "compensated", "failed", "declined"),
         RunStalled("checkout/7", "stalled", "saga_bug"),
         Abort("no"),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from saga.cli.given import shape
 from saga.cli.output import age, without_passwords
 from saga.engine.codec import Value
+from saga.engine.shapes import shape
 
 
 @pytest.mark.parametrize(

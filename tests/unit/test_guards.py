@@ -14,6 +14,7 @@ from saga import Context, DefinitionError, Retry, SagaError, saga, sequence, ste
 from saga.core import inside
 from saga.core.current import current
 from saga.core.definition import AnyStep
+from saga.core.events import EventKind
 from saga.engine import registry
 from saga.engine.codec import JsonCodec
 from saga.engine.registry import Definitions
@@ -233,6 +234,14 @@ def test_the_build_tells_the_files_that_definitions_are_written_in() -> None:
         return definitions.build
 
     assert build() == build() != build(stock)
+
+
+def test_code_that_knows_another_event_is_another_build(monkeypatch: pytest.MonkeyPatch) -> None:
+    # It could go on with a run whose log this code cannot read, though the sagas are the same.
+    before = Definitions(JsonCodec()).build
+    monkeypatch.setattr(registry, "EventKind", [*EventKind, "Teleported"])
+
+    assert Definitions(JsonCodec()).build != before
 
 
 def test_a_mistake_in_types_is_found_when_the_application_finalises() -> None:

@@ -15,6 +15,7 @@ from saga import (
     Abort,
     Cause,
     Context,
+    DefinitionError,
     Retry,
     RetryLater,
     SagaError,
@@ -75,6 +76,12 @@ def test_a_stand_in_for_a_compensation_or_a_probe() -> None:
     assert found.effects.count("steps.ship") == 1
 
 
+def test_what_is_no_step_cannot_be_replaced() -> None:
+    for target in (played, len, stock.function):
+        with pytest.raises(DefinitionError, match="replace has .*: expected a step"):
+            play(played, 3, replace={target: 1})
+
+
 def test_time_does_not_pass() -> None:
     ended = play(played, 3, replace={mail: TimeoutError("no answer")})
 
@@ -91,7 +98,7 @@ def test_a_play_may_be_cancelled_after_any_number_of_attempts() -> None:
 
 
 def test_a_play_without_an_end_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(import_module("saga.testing.play"), "ARRIVALS_MAX", 100)
+    monkeypatch.setattr(import_module("saga.testing.stage"), "ARRIVALS_MAX", 100)
 
     with pytest.raises(SagaError, match="no end after 100 arrivals"):
         play(played, 3, replace={look: 1, stock: RetryLater(after=0)})

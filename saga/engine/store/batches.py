@@ -46,6 +46,8 @@ def arguments_of(me: UUID, batch: Batch) -> tuple[Any, ...]:
                 "failure": r.failure,
                 "started_at": r.started_at.isoformat(),
                 "ended_at": r.ended_at and r.ended_at.isoformat(),
+                "state": r.state,
+                "attributes": r.attributes and json.loads(r.attributes),
             }
             for r in batch.runs
         ),
@@ -62,6 +64,8 @@ def arguments_of(me: UUID, batch: Batch) -> tuple[Any, ...]:
                 "result": c.result,
                 "failure": c.failure,
                 "ended_at": c.ended_at and c.ended_at.isoformat(),
+                "state": c.state,
+                "attributes": c.attributes and json.loads(c.attributes),
             }
             for c in batch.changes
         ),
@@ -109,6 +113,35 @@ def arguments_of(me: UUID, batch: Batch) -> tuple[Any, ...]:
             }
             for i in batch.incidents
         ),
+        _json(
+            {
+                "shard": s.shard,
+                "lane": s.lane,
+                "run": str(s.run),
+                "saga": s.saga,
+                "key": s.key,
+                "kind": s.kind,
+                "token": s.token and str(s.token),
+                "attempt": s.attempt,
+                "dedupe": s.dedupe,
+                "payload": s.payload,
+            }
+            for s in batch.sent
+        ),
+        _json(
+            {
+                "name": q.name,
+                "run": str(q.run),
+                "shard": q.shard,
+                "token": str(q.token),
+                "attempt": q.attempt,
+                "wait": q.wait,
+                "holder": q.holder,
+            }
+            for q in batch.lock_requests
+        ),
+        batch.locks_withdrawn or None,
+        batch.locks_released or None,
     )
 
 

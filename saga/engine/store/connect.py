@@ -2,16 +2,67 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+import time
+from typing import Any, TypeAlias, TypeVar, cast
 
 import psycopg
+from psycopg.abc import PQGen
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import TupleRow
 
 from saga.core.errors import ConfigurationError
 
+T = TypeVar("T")
+
 #: The connections of the engine: psycopg 3, autocommit, rows as tuples.
 Connection: TypeAlias = psycopg.Connection[TupleRow]
+
+#: Seconds that an answer of Postgres may take: longer than the time limits that Postgres itself keeps for a statement.
+ANSWER_SECONDS = 40.0
+
+#: The kernel's probes, which find a peer that has vanished.
+PROBES = {
+    "keepalives": 1,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+_SERVER_PROBES = {
+    "tcp_keepalives_idle": 5,
+    "tcp_keepalives_interval": 2,
+    "tcp_keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+
+
+class Bounded(psycopg.Connection[TupleRow]):
+    """A connection that is closed when an answer takes longer than ANSWER_SECONDS: psycopg has no read timeout.
+
+    Only this finds a peer that takes everything and says nothing, such as a frozen server, or a proxy that lost its
+    other side.
+    """
+
+    def wait(self, gen: PQGen[T], *args: Any, **options: Any) -> T:
+        """Wait for what psycopg waits for.
+
+        Raises:
+            psycopg.OperationalError: it took too long; nobody knows whether it was executed.
+        """
+        return super().wait(self._bounded(gen), *args, **options)
+
+    def _bounded(self, gen: PQGen[T]) -> PQGen[T]:
+        give_up_at = time.monotonic() + ANSWER_SECONDS
+        try:
+            wanted = next(gen)
+            while True:
+                ready = yield wanted
+                if not ready and time.monotonic() > give_up_at:
+                    self.close()
+                    raise psycopg.OperationalError(f"Postgres has not answered for {ANSWER_SECONDS:g} s")
+                wanted = gen.send(ready)
+        except StopIteration as end:
+            return cast(T, end.value)
 
 
 def conninfo_of(url: str) -> str:
@@ -57,15 +108,10 @@ def connect(
         raise ConfigurationError(
             f"the database URL cannot be read: {str(error).strip()}; expected postgresql://user@host/database"
         ) from error
-    # psycopg has no read timeout: a peer that vanishes is only found by the kernel's probes.
     wanted: dict[str, Any] = {
         "connect_timeout": connect_timeout_seconds,
-        "keepalives": 1,
-        "keepalives_idle": 5,
-        "keepalives_interval": 2,
-        "keepalives_count": 3,
-        "tcp_user_timeout": 10_000,
         "application_name": application_name,
+        **PROBES,
     }
     if session:
         limits = {
@@ -84,10 +130,12 @@ def connect(
             "-c jit=off",
             "-c plan_cache_mode=force_generic_plan",
         ]
+        # Postgres probes too: a session that it believes to live keeps its locks, and a coordinator's its bells.
+        settings += [f"-c {name}={value}" for name, value in _SERVER_PROBES.items()]
         own = given.get("options")
         wanted["options"] = " ".join([*settings, *([str(own)] if own else [])])
         given.pop("options", None)
-    connection = psycopg.connect(make_conninfo(**{**wanted, **given}), autocommit=True)
+    connection = Bounded.connect(make_conninfo(**{**wanted, **given}), autocommit=True)
     connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
     if not session:
         connection.prepare_threshold = None

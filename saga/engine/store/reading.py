@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
-from saga.core.events import Event
+from saga.core.events import Event, EventKind
 from saga.engine.records import Arrival, RunRow
 from saga.engine.store.connect import Connection
+from saga.engine.store.logs import event_of
 from saga.engine.store.names import statement
-from saga.engine.store.turning import RUN_COLUMNS, event_of
+from saga.engine.store.turning import RUN_COLUMNS
 
-_FIND = "SELECT {columns}, input, result, failure FROM {s}.run WHERE saga = %s AND key = %s"
+_FIND = "SELECT {columns}, input, result, failure, state, attributes FROM {s}.run WHERE saga = %s AND key = %s"
 
 # Run ids are UUIDv7: their order is the order of starting, and a page begins behind the last one's id.
 _LIST = """
@@ -74,6 +76,8 @@ WHERE saga = %(saga)s AND key = %(key)s
 ORDER BY id
 """
 
+_ANSWER = "SELECT payload FROM {s}.event WHERE run = %s AND kind = 'UpdateAnswered' AND key = %s ORDER BY seq LIMIT 1"
+
 _STATUSES = "SELECT status, count(*) FROM {s}.run GROUP BY status"
 
 
@@ -85,6 +89,21 @@ class FoundRun:
     input: str
     result: str | None
     failure: str | None
+    state: str | None = None  #: JSON text that the saga shows
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What there is of an address: its run, or what has arrived for a run that no turn has made yet."""
+
+    found: FoundRun | None
+    waiting: tuple[Arrival, ...] = ()
+
+    @property
+    def accepted(self) -> bool:
+        """Whether a start waits for a coordinator."""
+        return any(arrival.kind == EventKind.RUN_STARTED for arrival in self.waiting)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +178,7 @@ class Reading:
 
     def __init__(self, schema: str) -> None:
         self._find = statement(schema, _FIND, columns=RUN_COLUMNS)
+        self._answer = statement(schema, _ANSWER)
         self._list = statement(schema, _LIST, columns=RUN_COLUMNS)
         self._list_by_status = statement(schema, _LIST_BY_STATUS, columns=RUN_COLUMNS)
         self._events = statement(schema, _EVENTS)
@@ -171,13 +191,35 @@ class Reading:
         self._statuses = statement(schema, _STATUSES)
 
     def find(self, connection: Connection, saga: str, key: str) -> FoundRun | None:
-        """Read the run with this address; None: there is none, or its start is not taken yet (see `pending_arrivals`).
+        """Read the run with this address; None: there is none, or its start is not taken yet (see `look`).
 
         Raises:
             psycopg.Error: nothing was read.
         """
         row = connection.execute(self._find, (saga, key)).fetchone()
         return None if row is None else FoundRun(RunRow(*row[:14]), *row[14:])
+
+    def answer(self, connection: Connection, run: UUID, id: str) -> str | None:
+        """Read the payload of the answer to an update, or None where there is none yet.
+
+        Raises:
+            psycopg.Error: nothing was read.
+        """
+        row = connection.execute(self._answer, (run, id)).fetchone()
+        return None if row is None else str(row[0])
+
+    def look(self, connection: Connection, saga: str, key: str) -> Look:
+        """Read the run with this address, or else what has arrived for it; a start is never seen nowhere.
+
+        Raises:
+            psycopg.Error: nothing was read.
+        """
+        found = self.find(connection, saga, key)
+        if found is not None:
+            return Look(found)
+        waiting = tuple(self.pending_arrivals(connection, saga, key))
+        # A turn may have taken the start between the two looks; then the run is there now.
+        return Look(None, waiting) if waiting else Look(self.find(connection, saga, key))
 
     def list_runs(
         self,
@@ -202,7 +244,7 @@ class Reading:
         """Read a run's log behind `after_seq`, each event with its digest.
 
         Raises:
-            DecodeFailed: the log holds a kind of event that this code does not know.
+            UnreadableLogs: the log holds what this code does not know.
             psycopg.Error: nothing was read.
         """
         return [(event_of(row), row[9]) for row in connection.execute(self._events, (run, after_seq))]

@@ -6,7 +6,7 @@ import sys
 from typing import Any
 from uuid import UUID
 
-from saga.core.errors import ConfigurationError, ValueRefused
+from saga.core.errors import ConfigurationError, SchemaError, ValueRefused
 from saga.engine.store.names import statement
 
 _SEND = """
@@ -18,6 +18,9 @@ WITH sent AS (
 SELECT {bell} FROM sent
 """
 
+#: SQLSTATEs of a table, and of a schema, that is not there.
+_NO_TABLES = frozenset({"42P01", "3F000"})
+
 _FIELDS = ("shard", "lane", "run", "saga", "key", "kind", "dedupe", "payload")
 
 
@@ -25,9 +28,8 @@ class Sending:
     """P1, bound to a schema."""
 
     def __init__(self, schema: str) -> None:
-        dbapi = statement(schema, _SEND.format_map(_Marks("%({})s"))).decode()
-        self._dbapi = dbapi
-        self._psycopg = dbapi.encode()
+        self._schema = schema
+        self._dbapi = statement(schema, _SEND.format_map(_Marks("%({})s"))).decode()
         self._text = statement(schema, _SEND.format_map(_Marks(":{}"))).decode()
 
     def send(
@@ -53,6 +55,7 @@ class Sending:
         Raises:
             ValueRefused: the key, or another text, holds a NUL, which Postgres cannot store.
             ConfigurationError: the target is nothing that can run a statement here; the message says what to pass.
+            SchemaError: the tables are not in the target's database; its transaction can only be rolled back.
         """
         values: dict[str, Any] = {
             "shard": shard,
@@ -69,6 +72,18 @@ class Sending:
                 raise ValueRefused(
                     f"{saga}/{key!r}: the {name} holds a NUL character; Postgres cannot store it in a text"
                 )
+        try:
+            self._execute(target, values)
+        except Exception as error:  # each driver has errors of its own, and some are wrapped
+            if not _NO_TABLES.isdisjoint(_sqlstates(error)):
+                raise SchemaError(
+                    f"nothing was sent to {saga}/{key}: the tables of schema {self._schema!r} are not in the database "
+                    "of this connection; run `celery -A <your app> saga upgrade` on it, or set saga_schema to where "
+                    "they are"
+                ) from error
+            raise
+
+    def _execute(self, target: Any, values: dict[str, Any]) -> None:
         alchemy = _alchemy_connection(target)
         if alchemy is not None:
             from sqlalchemy import text
@@ -129,3 +144,9 @@ def _alchemy_connection(target: Any) -> Any:
                 )
             return target
     return None
+
+
+def _sqlstates(error: BaseException) -> set[Any]:
+    """Return what Postgres called an error, whatever driver, SQLAlchemy or Django made of it."""
+    wrapped = (error, getattr(error, "orig", None), error.__cause__)
+    return {getattr(one, name, None) for one in wrapped for name in ("sqlstate", "pgcode")}

@@ -5,6 +5,7 @@ It holds no lock while it returns, and knows nothing of definitions or decisions
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,37 +14,57 @@ from uuid import UUID
 
 import psycopg
 
-from saga.core.errors import DecodeFailed
 from saga.core.events import Event, EventKind
 from saga.engine.records import Arrival, Batch, DueTimer, RunRow, Taken
 from saga.engine.store.batches import arguments_of
 from saga.engine.store.connect import Connection
 from saga.engine.store.failures import CommitUnknown, Fenced, failure_of, watch_replication
+from saga.engine.store.logs import UnreadableLogs, event_of
 from saga.engine.store.names import statement
 
+log = logging.getLogger("saga.coordinator")
+
+#: Bytes of payload after which a take adds no further arrival: 8 MiB. A batch writes each several times.
+TAKE_BYTES_MAX = 8 * 1_048_576
+
 # LATERAL by shard and lane: each is a walk of its own down the index, so a backlog of one shard, or of starts, hides no
-# other. The scalar sub-select of the clock is computed once and lets the index find what is due; a bare
-# clock_timestamp() would be computed for each row. The outer join answers with the time where nothing else is found.
+# other. A payload's length is known without reading it: what is beyond the bound stays where it is. The scalar
+# sub-select of the clock is computed once and lets the index find what is due; a bare clock_timestamp() would be
+# computed for each row. The outer join answers with the time where nothing else is found.
 _TAKE = """
 WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS now),
-found AS (
-    SELECT 0 AS source, x.id, x.shard, x.lane, x.run, x.saga, x.key, x.kind, x.token, x.attempt, x.claimant, x.dedupe,
-           x.payload, x.at
+arrived AS (
+    SELECT x.*, sum(x.size) OVER (ORDER BY x.lane, x.id ROWS UNBOUNDED PRECEDING) AS bytes
     FROM unnest(%(shards)s::smallint[], %(lanes)s::smallint[], %(floors)s::bigint[]) AS place(shard, lane, floor),
     LATERAL (
-        SELECT * FROM {s}.inbox i WHERE i.shard = place.shard AND i.lane = place.lane AND i.id > place.floor
+        SELECT i.*, COALESCE(octet_length(i.payload), 0) AS size FROM {s}.inbox i
+        WHERE i.shard = place.shard AND i.lane = place.lane AND i.id > place.floor {arrivals}
         ORDER BY i.id LIMIT %(limit)s
     ) x
+),
+found AS (
+    SELECT 0 AS source, id, shard, lane, run, saga, key, kind, token, attempt, claimant, dedupe, payload, at, bytes
+    FROM arrived WHERE bytes - size < %(bytes)s
     UNION ALL
-    SELECT 1, 0, y.shard, 0, y.run, NULL, y.name, NULL, NULL, NULL, NULL, NULL, NULL, y.due_at
+    SELECT 1, 0, y.shard, 0, y.run, NULL, y.name, NULL, NULL, NULL, NULL, NULL, NULL, y.due_at, 0
     FROM unnest(%(timer_shards)s::smallint[]) AS mine(shard),
     LATERAL (
-        SELECT * FROM {s}.timer t WHERE t.shard = mine.shard AND t.due_at <= (SELECT now FROM clock)
+        SELECT * FROM {s}.timer t WHERE t.shard = mine.shard AND t.due_at <= (SELECT now FROM clock) {timers}
         ORDER BY t.due_at LIMIT %(timers_limit)s
     ) y
 )
 SELECT clock.now, found.* FROM clock LEFT JOIN found ON true
 """
+
+# In the walk itself, before its LIMIT: what is passed over must not stand in the way of what is behind it.
+_PASSED_OVER_ARRIVALS = """
+AND i.kind = ANY (%(kinds)s)
+AND (i.run IS NULL OR i.run <> ALL (%(aside)s::uuid[]))
+AND (i.saga IS NULL OR (i.saga, i.key) NOT IN (SELECT * FROM unnest(%(sagas)s::text[], %(keys)s::text[])))
+"""
+_PASSED_OVER_TIMERS = "AND t.run <> ALL (%(aside)s::uuid[])"
+
+_KINDS = [kind.value for kind in EventKind]
 
 #: The columns that make a RunRow, in its order.
 RUN_COLUMNS = (
@@ -71,7 +92,8 @@ _INPUT = "SELECT input FROM {s}.run WHERE id = %s"
 _COMMIT = """
 SELECT task_token, task_id FROM {s}.commit_turns_v1(
     %s::uuid, %s::bigint[], %s::json, %s::json, %s::json, %s::json,
-    %s::uuid[], %s::uuid[], %s::json, %s::json, %s::json)
+    %s::uuid[], %s::uuid[], %s::json, %s::json, %s::json,
+    %s::json, %s::json, %s::uuid[], %s::uuid[])
 """
 
 _FENCE = "SELECT dead_at IS NULL FROM {s}.coordinator WHERE id = %s FOR NO KEY UPDATE"
@@ -110,7 +132,9 @@ class Turning:
     """P7, P9 and P10, bound to a schema."""
 
     def __init__(self, schema: str) -> None:
-        self._take = statement(schema, _TAKE)
+        self._take = statement(schema, _TAKE, arrivals="", timers="")
+        self._take_some = statement(schema, _TAKE, arrivals=_PASSED_OVER_ARRIVALS, timers=_PASSED_OVER_TIMERS)
+        self._unknown_kinds: set[str] = set()
         self._runs_by_id = statement(schema, _RUNS_BY_ID, columns=RUN_COLUMNS)
         self._runs_by_id_or_address = statement(schema, _RUNS_BY_ID_OR_ADDRESS, columns=RUN_COLUMNS)
         self._events = statement(schema, _EVENTS)
@@ -131,31 +155,35 @@ class Turning:
         starts: bool,
         floors: Mapping[tuple[int, int], int] | None = None,
         known: Container[UUID] = (),
+        aside: Mapping[UUID, tuple[str, str]] | None = None,
     ) -> Taken:
         """P7: read what arrived at the shards and which timers are due, without a lock, then the runs they concern.
 
         The limits hold for each shard, that of arrivals for each lane too; `starts=False` leaves starts where they are.
-        `floors` is what `Floors.current` says. The rows of `known` runs are not read: the commit compares their heads.
-        Nothing is deleted: the commit does it, and finds out whether somebody else did.
+        Beyond TAKE_BYTES_MAX bytes of payload nothing is added. `floors` is what `Floors.current` says. The rows of
+        `known` runs are not read: the commit compares their heads. Nothing is deleted: the commit does it, and finds
+        out whether somebody else did.
+
+        What newer code has sent, and what is for the runs `aside` (with their saga and key), stays in the inbox, and
+        hides nothing that came after it: a coordinator with that code will own the shard.
 
         Raises:
             psycopg.Error: nothing was read.
         """
         floors = floors or {}
         places = [(shard, lane) for lane in ((0, 1) if starts else (0,)) for shard in shards]
-        rows = connection.execute(
-            self._take,
-            {
-                "shards": _array(shard for shard, _ in places),
-                "lanes": _array(lane for _, lane in places),
-                "floors": _array(floors.get(place, 0) for place in places),
-                "limit": limit_per_shard,
-                "timer_shards": _array(shards),
-                "timers_limit": timers_limit,
-            },
-        ).fetchall()
+        values: dict[str, Any] = {
+            "shards": _array(shard for shard, _ in places),
+            "lanes": _array(lane for _, lane in places),
+            "floors": _array(floors.get(place, 0) for place in places),
+            "limit": limit_per_shard,
+            "bytes": TAKE_BYTES_MAX,
+            "timer_shards": _array(shards),
+            "timers_limit": timers_limit,
+        }
+        rows = self._rows(connection, values, aside or {})
         now: datetime = rows[0][0]
-        arrivals = sorted((Arrival(*row[2:]) for row in rows if row[1] == 0), key=lambda a: (a.lane, a.id))
+        arrivals = sorted((Arrival(*row[2:15]) for row in rows if row[1] == 0), key=lambda a: (a.lane, a.id))
         timers = sorted(
             (DueTimer(row[5], row[7], row[3], row[14]) for row in rows if row[1] == 1), key=lambda t: t.due_at
         )
@@ -165,8 +193,25 @@ class Turning:
             timers=tuple(timers),
             runs=self._runs(connection, arrivals, timers, known),
             more=_full(((a.shard, a.lane) for a in arrivals), limit_per_shard)
-            or _full((t.shard for t in timers), timers_limit),
+            or _full((t.shard for t in timers), timers_limit)
+            or any(row[15] is not None and row[15] >= TAKE_BYTES_MAX for row in rows),
         )
+
+    def _rows(
+        self, connection: Connection, values: dict[str, Any], aside: Mapping[UUID, tuple[str, str]]
+    ) -> list[tuple[Any, ...]]:
+        if not aside:
+            rows = connection.execute(self._take, values).fetchall()
+            unknown = {row[8] for row in rows}.difference(_KINDS, [None])
+            if not unknown:
+                return rows
+            if unknown - self._unknown_kinds:
+                self._unknown_kinds |= unknown
+                names = ", ".join(sorted(unknown))
+                log.warning("arrivals of a kind that newer code has sent (%s) are left to a coordinator with it", names)
+        sagas, keys = zip(*aside.values(), strict=True) if aside else ((), ())
+        chosen = {"kinds": _KINDS, "aside": list(aside), "sagas": list(sagas), "keys": list(keys)}
+        return connection.execute(self._take_some, {**values, **chosen}).fetchall()
 
     def _runs(
         self, connection: Connection, arrivals: list[Arrival], timers: list[DueTimer], known: Container[UUID]
@@ -212,7 +257,7 @@ class Turning:
         """Read a run's log behind `after_seq`, each event with its digest.
 
         Raises:
-            DecodeFailed: the log holds a kind of event that this code does not know.
+            UnreadableLogs: the log holds what this code does not know.
             psycopg.Error: nothing was read.
         """
         return self.events_of(connection, {run: after_seq}).get(run, [])
@@ -221,12 +266,18 @@ class Turning:
         """Read the logs of several runs at once, each behind its own seq; runs with nothing new are left out.
 
         Raises:
-            DecodeFailed: a log holds a kind of event that this code does not know; read them one by one to find whose.
+            UnreadableLogs: some logs hold what this code does not know; it says whose, all of them.
             psycopg.Error: nothing was read.
         """
         logs: dict[UUID, list[tuple[Event, bytes]]] = {}
+        unreadable: dict[UUID, str] = {}
         for row in connection.execute(self._events, (list(after_seq), list(after_seq.values()))):
-            logs.setdefault(row[0], []).append((event_of(row), row[9]))
+            try:
+                logs.setdefault(row[0], []).append((event_of(row), row[9]))
+            except UnreadableLogs as error:
+                unreadable.setdefault(row[0], str(error))
+        if unreadable:
+            raise UnreadableLogs(unreadable)
         return logs
 
     def run_input(self, connection: Connection, run: UUID) -> str:
@@ -295,21 +346,6 @@ class Turning:
             psycopg.Error: nothing was read.
         """
         return Committed(dict(connection.execute(self._task_ids, (list(tokens),)).fetchall()))
-
-
-def event_of(row: Sequence[Any]) -> Event:
-    """Make an event of run, seq, kind, at, token, attempt, claimant, key, payload.
-
-    Raises:
-        DecodeFailed: this code does not know the kind.
-    """
-    try:
-        kind = EventKind(row[2])
-    except ValueError as error:
-        raise DecodeFailed(
-            f"run {row[0]}: event {row[1]} is a {row[2]!r}, which this code does not know; newer code has written it"
-        ) from error
-    return Event(row[1], kind, row[3], row[4], row[5], row[6], row[7], row[8])
 
 
 def _array(numbers: Iterable[int]) -> str:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from alembic import context, op
 
+from saga.engine.store.names import statement
+
 revision = "0001"
 down_revision: str | None = None
 branch_labels: str | None = None
@@ -52,6 +54,7 @@ CREATE TABLE {s}.run (
     input text NOT NULL,
     result text,
     failure text,
+    state text,
     attributes jsonb NOT NULL DEFAULT '{{}}',
     started_at timestamptz NOT NULL,
     ended_at timestamptz,
@@ -62,6 +65,8 @@ CREATE TABLE {s}.run (
 ) WITH (fillfactor = 80);
 
 CREATE INDEX run_status_id ON {s}.run (status, id);
+
+CREATE INDEX run_attributes ON {s}.run USING gin (attributes jsonb_path_ops) WHERE attributes <> '{{}}';
 
 CREATE TABLE {s}.event (
     run uuid NOT NULL,
@@ -146,6 +151,25 @@ CREATE TABLE {s}.incident (
 );
 
 CREATE INDEX incident_run ON {s}.incident (run);
+
+CREATE TABLE {s}.lock (
+    name text NOT NULL,
+    run uuid NOT NULL,
+    id bigint GENERATED ALWAYS AS IDENTITY,
+    shard smallint NOT NULL CHECK (shard BETWEEN 0 AND 63),
+    token uuid NOT NULL,
+    attempt integer NOT NULL,
+    holder text NOT NULL,
+    held boolean NOT NULL DEFAULT false,
+    answered uuid,
+    PRIMARY KEY (name, run)
+);
+
+CREATE UNIQUE INDEX lock_one_holder ON {s}.lock (name) WHERE held;
+
+CREATE INDEX lock_run ON {s}.lock (run);
+
+CREATE INDEX lock_token ON {s}.lock (token);
 """
 
 # The grant alone would do if nobody ever wrote GRANT ALL. The owner is let through, because retention deletes whole
@@ -166,13 +190,83 @@ CREATE TRIGGER event_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON {s}.even
     FOR EACH STATEMENT EXECUTE FUNCTION {s}.refuse_to_change_the_log();
 """
 
+# Semantic locks. Commits that touch one name wait for each other on an advisory lock, taken in one order everywhere;
+# who stands first in line then gets the lock, and is answered like an attempt: by an arrival with its token. A colon
+# has a backslash where it would begin the name of a parameter; the braces around what `statement` fills are doubled.
+TURN_LOCKS = """
+CREATE FUNCTION {s}.turn_locks_v1(p_requests json, p_withdrawn uuid[], p_released uuid[]) RETURNS void
+LANGUAGE plpgsql SET enable_seqscan = off SET jit = off AS $saga$
+DECLARE
+    names text[];
+    found_rows bigint;
+BEGIN
+    SELECT array_agg(DISTINCT n.name) INTO names FROM (
+        SELECT l.name FROM {s}.lock l WHERE l.run = ANY (p_released)
+        UNION ALL SELECT l.name FROM {s}.lock l WHERE l.token = ANY (p_withdrawn)
+        UNION ALL SELECT x.name FROM json_to_recordset(p_requests) AS x(name text)
+    ) n;
+    IF names IS NULL THEN
+        RETURN;
+    END IF;
+    PERFORM pg_advisory_xact_lock({{k}}, h.hash) FROM (
+        SELECT DISTINCT hashtext('lock:' || n.name) AS hash FROM unnest(names) n(name) ORDER BY hash
+    ) h;
+    DELETE FROM {s}.lock l WHERE l.run = ANY (p_released);
+    WITH gone AS (
+        DELETE FROM {s}.lock l WHERE l.token = ANY (p_withdrawn) AND NOT l.held
+        RETURNING l.shard, l.run, l.token, l.attempt
+    ), told AS (
+        INSERT INTO {s}.inbox (shard, lane, run, kind, token, attempt)
+        SELECT g.shard, 0, g.run, 'StepNeverStarted', g.token, g.attempt FROM gone g RETURNING shard
+    )
+    SELECT count({{bell}}) INTO found_rows FROM told;
+    -- A run that has the lock already, or stands in line, asks again: its place stays, the new token is answered.
+    INSERT INTO {s}.lock AS l (name, run, shard, token, attempt, holder)
+        SELECT x.name, x.run, x.shard, x.token, x.attempt, x.holder
+        FROM json_to_recordset(p_requests) AS x(
+            name text, run uuid, shard smallint, token uuid, attempt integer, holder text)
+        ON CONFLICT (name, run) DO UPDATE SET token = excluded.token, attempt = excluded.attempt;
+    -- A statement of its own before the answers: parts of one statement do not see what the others change.
+    UPDATE {s}.lock l SET held = true
+        WHERE (l.name, l.id) IN (
+            SELECT w.name, min(w.id) FROM {s}.lock w WHERE w.name = ANY (names)
+            GROUP BY w.name HAVING NOT bool_or(w.held)
+        );
+    WITH answered AS (
+        UPDATE {s}.lock l SET answered = l.token
+        WHERE l.name = ANY (names) AND l.held AND l.answered IS DISTINCT FROM l.token
+        RETURNING l.shard, l.run, l.token, l.attempt
+    ), told AS (
+        INSERT INTO {s}.inbox (shard, lane, run, kind, token, attempt, payload)
+        SELECT a.shard, 0, a.run, 'StepSucceeded', a.token, a.attempt, '{{"value"\\:null}}' FROM answered a
+        RETURNING shard
+    )
+    SELECT count({{bell}}) INTO found_rows FROM told;
+    WITH refused AS (
+        DELETE FROM {s}.lock l USING json_to_recordset(p_requests) AS x(token uuid, wait boolean)
+        WHERE l.token = x.token AND NOT x.wait AND NOT l.held
+        RETURNING l.name, l.shard, l.run, l.token, l.attempt
+    ), told AS (
+        INSERT INTO {s}.inbox (shard, lane, run, kind, token, attempt, payload)
+        SELECT r.shard, 0, r.run, 'StepFailed', r.token, r.attempt,
+               '{{"value"\\:' || json_build_object('type', '', 'message', 'it is held by ' || h.holder) || '}}'
+        FROM refused r JOIN {s}.lock h ON h.name = r.name AND h.held RETURNING shard
+    )
+    SELECT count({{bell}}) INTO found_rows FROM told;
+END
+$saga$;
+
+REVOKE EXECUTE ON FUNCTION {s}.turn_locks_v1 FROM PUBLIC;
+"""
+
 # P9. One server-side call, because a client that freezes between two statements would hold these locks and no timeout
 # would fire. The plan is pinned: one made while `inbox` or `task` is nearly empty would keep its sequential scan.
 # The name carries a version, so that coordinators of the old and the new code can commit side by side in a deploy.
 COMMIT_TURNS = """
 CREATE FUNCTION {s}.commit_turns_v1(
     p_me uuid, p_taken bigint[], p_timers_gone json, p_runs json, p_changes json, p_events json,
-    p_fences uuid[], p_kills uuid[], p_tasks json, p_timers json, p_incidents json
+    p_fences uuid[], p_kills uuid[], p_tasks json, p_timers json, p_incidents json,
+    p_sent json, p_lock_requests json, p_locks_withdrawn uuid[], p_locks_released uuid[]
 ) RETURNS TABLE (task_token uuid, task_id bigint)
 LANGUAGE plpgsql SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off
 SET plan_cache_mode = force_generic_plan AS $saga$
@@ -207,13 +301,14 @@ BEGIN
     END IF;
     IF p_runs IS NOT NULL THEN
         INSERT INTO {s}.run (id, saga, key, shard, version, build, status, reason, cause, head, digest, input_digest,
-                             input, result, failure, started_at, ended_at)
+                             input, result, failure, started_at, ended_at, state, attributes)
             SELECT x.id, x.saga, x.key, x.shard, x.version, x.build, x.status, x.reason, x.cause, x.head, x.digest,
-                   x.input_digest, x.input, x.result, x.failure, x.started_at, x.ended_at
+                   x.input_digest, x.input, x.result, x.failure, x.started_at, x.ended_at, x.state,
+                   coalesce(x.attributes, '{{}}')
             FROM json_to_recordset(p_runs) AS x(
                 id uuid, saga text, key text, shard smallint, version integer, build text, status text, reason text,
                 cause text, head integer, digest bytea, input_digest bytea, input text, result text, failure text,
-                started_at timestamptz, ended_at timestamptz)
+                started_at timestamptz, ended_at timestamptz, state text, attributes jsonb)
             ON CONFLICT DO NOTHING;
         GET DIAGNOSTICS found_rows = ROW_COUNT;
         IF found_rows <> json_array_length(p_runs) THEN
@@ -224,10 +319,11 @@ BEGIN
         -- Compare-and-set on the head: a cached run may be ahead of, or behind, what the database holds.
         UPDATE {s}.run r
             SET head = x.head, build = x.build, status = x.status, reason = x.reason, cause = x.cause,
-                digest = x.digest, result = x.result, failure = x.failure, ended_at = x.ended_at
+                digest = x.digest, result = x.result, failure = x.failure, ended_at = x.ended_at,
+                state = coalesce(x.state, r.state), attributes = coalesce(x.attributes, r.attributes)
             FROM json_to_recordset(p_changes) AS x(
                 id uuid, old_head integer, head integer, build text, status text, reason text, cause text,
-                digest bytea, result text, failure text, ended_at timestamptz)
+                digest bytea, result text, failure text, ended_at timestamptz, state text, attributes jsonb)
             WHERE r.id = x.id AND r.head = x.old_head;
         GET DIAGNOSTICS found_rows = ROW_COUNT;
         IF found_rows <> json_array_length(p_changes) THEN
@@ -264,6 +360,19 @@ BEGIN
             SELECT x.run, x.token, x.attempt, x.kind, x.payload
             FROM json_to_recordset(p_incidents) AS x(run uuid, token uuid, attempt integer, kind text, payload text);
     END IF;
+    IF p_sent IS NOT NULL THEN
+        WITH sent AS (
+            INSERT INTO {s}.inbox (shard, lane, run, saga, key, kind, token, attempt, dedupe, payload)
+            SELECT x.shard, x.lane, x.run, x.saga, x.key, x.kind, x.token, x.attempt, x.dedupe, x.payload
+            FROM json_to_recordset(p_sent) AS x(shard smallint, lane smallint, run uuid, saga text, key text,
+                kind text, token uuid, attempt integer, dedupe text, payload text)
+            RETURNING shard
+        )
+        SELECT count({{bell}}) INTO found_rows FROM sent;
+    END IF;
+    IF p_lock_requests IS NOT NULL OR p_locks_withdrawn IS NOT NULL OR p_locks_released IS NOT NULL THEN
+        PERFORM {s}.turn_locks_v1(p_lock_requests, p_locks_withdrawn, p_locks_released);
+    END IF;
     IF p_tasks IS NOT NULL THEN
         RETURN QUERY
             INSERT INTO {s}.task AS t (token, attempt, run, shard, name, queue, input, lease_seconds, limit_seconds)
@@ -283,8 +392,9 @@ REVOKE EXECUTE ON FUNCTION {s}.commit_turns_v1 FROM PUBLIC;
 def upgrade() -> None:
     """Create everything in the schema that `saga.engine.schema` asked for, already quoted."""
     quoted: str = context.config.attributes["quoted"]
-    for ddl in (TABLES, APPEND_ONLY, COMMIT_TURNS):
-        op.execute(ddl.strip().format(s=quoted))
+    schema: str = context.config.attributes["schema"]
+    for ddl in (TABLES, APPEND_ONLY, TURN_LOCKS, COMMIT_TURNS):
+        op.execute(statement(schema, ddl.strip().format(s=quoted)).decode())
 
 
 def downgrade() -> None:

@@ -1,0 +1,104 @@
+"""The steps of a play: the real functions or what stands for them, and what they can know of their attempt.
+
+It runs one attempt when told to; which attempt is due, and what its outcome means, it must not know.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+from uuid import UUID, uuid4
+
+from saga.core.current import Attempt, attempt_now
+from saga.core.definition import AnyStep
+from saga.core.effects import RunTask
+from saga.core.errors import DefinitionError
+from saga.core.events import Direction, split_task_name
+from saga.engine.codec import JsonCodec
+from saga.engine.outcomes import Ended, function_of, run_attempt
+from saga.engine.registry import is_companion, step_named
+
+Replacement = Any  #: a value to return, an exception to raise, or a callable to call instead
+Replacements = Mapping[AnyStep | Callable[..., Any], Replacement]
+
+
+class Cast:
+    """The steps of one play with their stand-ins, and the list of what ran.
+
+    Raises:
+        DefinitionError: something else than a step, a compensation or a probe is replaced.
+    """
+
+    def __init__(self, codec: JsonCodec, replace: Replacements) -> None:
+        for target in replace:
+            if not isinstance(target, AnyStep) and not is_companion(target):
+                raise DefinitionError(
+                    f"replace has {target!r}: expected a step, or the function that is its compensation or probe"
+                )
+        self.ran: list[str] = []
+        self._codec = codec
+        self._stand_ins = {_function(target): _stand_in(stand_in) for target, stand_in in replace.items()}
+        # Runs of a play always have the same id, so that a play can be repeated; a fake that outlives one play
+        # would take the next one's effects for repetitions if the tokens that it sees were the same, too.
+        self._salt = uuid4().bytes
+
+    def run(self, task: RunTask, run: str) -> Ended:
+        """Run one attempt and return how it ended."""
+        name, direction = split_task_name(task.name)
+        step = step_named(name)
+        self.ran.append(task.name)
+        action = task.token if direction is Direction.ACTION else UUID(json.loads(task.input)["action"])
+        token = action if direction is Direction.PROBE else task.token
+        declared = function_of(step, direction)
+        function = declared if declared is None else self._stand_ins.get(declared, declared)
+        with attempt(
+            token=self._salted(token), action_token=self._salted(action), number=task.attempt, run=run, step=name
+        ):
+            return run_attempt(step, direction, task.input, self._codec, function=function)
+
+    def transactional(self, task: RunTask) -> bool:
+        """Say whether an attempt's effect is rolled back with its worker."""
+        name, direction = split_task_name(task.name)
+        return direction is not Direction.PROBE and step_named(name).transactional
+
+    def _salted(self, token: UUID) -> UUID:
+        return UUID(bytes=hashlib.sha256(self._salt + token.bytes).digest()[:16])
+
+
+@contextmanager
+def attempt(
+    *,
+    token: UUID | None = None,
+    action_token: UUID | None = None,
+    number: int = 1,
+    run: str = "test/1",
+    step: str = "test",
+    connection: Any = None,
+) -> Iterator[Attempt]:
+    """Stand in for a worker in a unit test: `saga.current` answers inside the block."""
+    token = token or uuid4()
+    running = Attempt(token, action_token or token, number, run, step, connection)
+    reset = attempt_now.set(running)
+    try:
+        yield running
+    finally:
+        attempt_now.reset(reset)
+
+
+def _function(target: AnyStep | Callable[..., Any]) -> Callable[..., Any]:
+    return target.function if isinstance(target, AnyStep) else target
+
+
+def _stand_in(replacement: Replacement) -> Callable[..., Any]:
+    if isinstance(replacement, BaseException) or (
+        isinstance(replacement, type) and issubclass(replacement, BaseException)
+    ):
+
+        def fail(*_: Any) -> Any:
+            raise replacement
+
+        return fail
+    return replacement if callable(replacement) else lambda *_: replacement

@@ -1,0 +1,360 @@
+"""A stage: a run and its children, their logs, tasks, timers and messages in memory, a coordinator and a worker.
+
+It does what Postgres and a broker do for a run (docs/protocol.md), and kills at the boundary that it is told. What
+follows for the run is decided by the engine's core, never here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from uuid import UUID, uuid4
+
+from saga.core.definition import SagaDefinition
+from saga.core.effects import (
+    AnswerParent,
+    CancelTimer,
+    Effect,
+    Fence,
+    Kill,
+    ReleaseLocks,
+    RequestLock,
+    RunTask,
+    SetTimer,
+    StartChild,
+    TellChild,
+    WithdrawLock,
+)
+from saga.core.errors import ReplayMismatch, SagaError
+from saga.core.events import Event, EventKind, Parent, start_payload
+from saga.core.execution import Execution, Input
+from saga.core.outcome import wrap
+from saga.engine.codec import JsonCodec
+from saga.engine.crashpoints import Point
+from saga.engine.registry import saga_named
+from saga.engine.renewing import lease_seconds
+from saga.testing.cast import Cast
+from saga.testing.locks import Locks
+
+#: Arrivals after which a play is taken for an endless loop.
+ARRIVALS_MAX = 10_000
+
+Message = tuple[UUID, int]  #: token and attempt
+
+
+@dataclass(slots=True)
+class StagedRun:
+    """A run on the stage: what is stored of it, and what the coordinator has in memory."""
+
+    id: UUID
+    saga: str
+    key: str
+    bring_back: Callable[[], Execution]  #: a new execution, which knows nothing of the log
+    execution: Execution
+    log: list[Event] = field(default_factory=list)
+
+    @property
+    def address(self) -> str:
+        """`checkout/order-7`."""
+        return f"{self.saga}/{self.key}"
+
+
+@dataclass(slots=True)
+class Row:
+    """A row of the task table: an attempt that nobody has claimed, or whose claim's lease runs."""
+
+    run: StagedRun
+    task: RunTask
+    lease_until: datetime | None = None
+
+
+@dataclass(slots=True)
+class Mishaps:
+    """Where a play is killed and where it is cancelled, by the names of boundaries; `passed` is all that it came by."""
+
+    crash_at: str | None = None
+    cancel_at: str | None = None
+    passed: list[str] = field(default_factory=list)
+    _times: Counter[str] = field(default_factory=Counter)
+
+    def pass_by(self, point: Point, what: str) -> str:
+        """Name a boundary, and remember that the play came by it."""
+        name = f"{point} {what}"
+        self._times[name] += 1
+        if self._times[name] > 1:
+            name += f" ({self._times[name]})"
+        self.passed.append(name)
+        return name
+
+
+class Stage:
+    """The world of one run and its children, from the start until nothing moves any more.
+
+    `awaited` is told each signal that the run begins to wait for.
+    """
+
+    def __init__(
+        self,
+        saga: SagaDefinition,
+        key: str,
+        given: str,
+        *,
+        run: UUID,
+        codec: JsonCodec,
+        cast: Cast,
+        now: datetime,
+        mishaps: Mishaps,
+        awaited: Callable[[str], None],
+    ) -> None:
+        self.now = now
+        self._codec = codec
+        self._cast = cast
+        self._mishaps = mishaps
+        self._awaited = awaited
+        self._runs: dict[UUID, StagedRun] = {}
+        self._inbox: deque[tuple[StagedRun, Input]] = deque()
+        self._rows: dict[UUID, Row] = {}
+        self._messages: deque[Message] = deque()
+        self._timers: dict[tuple[UUID, str], datetime] = {}
+        self._to_come: list[tuple[datetime, Input]] = []
+        self._locks = Locks()
+        self._turns = 0
+        self.main = self._add(run, saga, saga.name, key)
+        self.arrive(Input(EventKind.RUN_STARTED, now, payload=start_payload(saga.version, saga.timeout_seconds, given)))
+
+    @property
+    def inbox_empty(self) -> bool:
+        """Whether nothing has arrived that no turn has taken yet."""
+        return not self._inbox
+
+    def arrive(self, arrival: Input) -> None:
+        """Put something for the main run into the inbox; what lies ahead arrives when its time has come."""
+        if arrival.at > self.now:
+            self._to_come.append((arrival.at, arrival))
+        else:
+            self._inbox.append((self.main, arrival))
+
+    def move(self) -> bool:
+        """Let the coordinator take one arrival, else the worker one message, else time pass. False: all is at rest.
+
+        Raises:
+            ReplayMismatch: a saga function does something else when it is replayed.
+            SagaError: the run makes no end.
+        """
+        if self._inbox:
+            self._turn()
+        elif self._messages:
+            self._deliver()
+        else:
+            return self._pass_time()
+        return True
+
+    def _add(
+        self, run: UUID, saga: SagaDefinition | None, name: str, key: str, undoes: StagedRun | None = None
+    ) -> StagedRun:
+        def bring_back() -> Execution:
+            taken_back = None if undoes is None else (undoes.id, tuple(undoes.log))
+            return Execution(run, key, saga, self._codec, undoes=taken_back)
+
+        self._runs[run] = staged = StagedRun(run, name, key, bring_back, bring_back())
+        return staged
+
+    # -- the coordinator -------------------------------------------------------------------------------------------
+
+    def _turn(self) -> None:
+        self._turns += 1
+        if self._turns > ARRIVALS_MAX:
+            raise SagaError(
+                f"saga {self.main.saga} came to no end after {ARRIVALS_MAX} arrivals: it retries or loops for ever"
+            )
+        run, arrival = self._inbox[0]
+        if run.execution.stopped():
+            self._inbox.popleft()
+            return
+        what = self._described(run, arrival)
+        run.execution.feed(arrival, self.now)
+        decision = run.execution.take()
+        if self._dies(Point.TURN_DECIDED, what):
+            return  # nothing was stored: the arrival is still in the inbox
+        self._inbox.popleft()
+        run.log.extend(decision.events)
+        messages = self._store(run, decision.effects)
+        if run is self.main:
+            for event in decision.events:
+                if event.kind is EventKind.SIGNAL_AWAITED and event.key is not None:
+                    self._awaited(event.key.partition(":")[2].rpartition("#")[0])
+        if not self._dies(Point.TURN_COMMITTED, what):
+            self._messages.extend(messages)
+            if not self._dies(Point.TURN_PUBLISHED, what):
+                return
+        # An heir publishes again what may not have been published.
+        self._messages.extend((token, row.task.attempt) for token, row in self._rows.items() if row.lease_until is None)
+
+    def _store(self, run: StagedRun, effects: list[Effect]) -> list[Message]:
+        """Do what a turn asks of the database, and return what is to be published."""
+        added: dict[UUID, RunTask] = {}
+        fences: list[UUID] = []
+        for effect in effects:
+            match effect:
+                case RunTask(token):
+                    added[token] = effect
+                case SetTimer(name, due_at):
+                    self._timers[run.id, name] = due_at
+                case CancelTimer(name):
+                    self._timers.pop((run.id, name), None)
+                case Fence(token):
+                    fences.append(token)
+                case Kill(token):
+                    if added.pop(token, None) is None:
+                        self._rows.pop(token, None)
+                case _:
+                    self._store_among_runs(run, effect)
+        for token in fences:
+            row = self._rows.get(token)
+            if row is not None and row.lease_until is None:
+                del self._rows[token]
+                self._inbox.append((run, Input(EventKind.STEP_NEVER_STARTED, self.now, token, row.task.attempt)))
+        self._rows.update({token: Row(run, task) for token, task in added.items()})
+        for answer in self._locks.answers():
+            told = Input(answer.kind, self.now, answer.token, answer.attempt, payload=answer.payload)
+            self._inbox.append((self._runs[answer.run], told))
+        return [(token, task.attempt) for token, task in added.items()]
+
+    def _store_among_runs(self, run: StagedRun, effect: Effect) -> None:
+        match effect:
+            case StartChild():
+                self._start_child(run, effect)
+            case TellChild(run=child, kind=kind) if child in self._runs:
+                self._inbox.append((self._runs[child], Input(EventKind(kind), self.now)))
+            case AnswerParent(parent, kind, payload):
+                told = Input(EventKind(kind), self.now, parent.token, parent.attempt, payload=payload)
+                self._inbox.append((self._runs[parent.run], told))
+            case RequestLock():
+                self._locks.request(run.id, effect)
+            case WithdrawLock(token):
+                self._locks.withdraw(token)
+            case ReleaseLocks():
+                self._locks.release(run.id)
+
+    def _start_child(self, run: StagedRun, effect: StartChild) -> None:
+        parent = Parent(run.id, run.saga, run.key, effect.token, effect.attempt)
+        if any((other.saga, other.key) == (effect.saga, effect.key) for other in self._runs.values()):
+            said = wrap(
+                json.dumps({"type": "", "message": f"{effect.saga}/{effect.key} is another run"}),
+                worker="play",
+                ran_seconds=0.0,
+            )
+            refused = Input(EventKind.STEP_FAILED, self.now, effect.token, effect.attempt, payload=said)
+            self._inbox.append((run, refused))
+            return
+        payload = start_payload(
+            effect.version, effect.timeout_seconds, effect.input, parent=parent, undoes=effect.undoes
+        )
+        undoes = None if effect.undoes is None else self._runs[effect.undoes]
+        child = self._add(effect.run, saga_named(effect.saga, effect.version), effect.saga, effect.key, undoes)
+        self._inbox.append((child, Input(EventKind.RUN_STARTED, self.now, payload=payload)))
+
+    def _dies(self, point: Point, what: str) -> bool:
+        """Come by a boundary; say whether a process dies there. Whoever dies, the coordinator forgets all runs."""
+        name = self._mishaps.pass_by(point, what)
+        if name == self._mishaps.cancel_at:
+            self.arrive(Input(EventKind.CANCEL_REQUESTED, self.now))
+        if name != self._mishaps.crash_at:
+            return False
+        for run in self._runs.values():
+            self._bring_back(run)
+        return True
+
+    def _bring_back(self, run: StagedRun) -> None:
+        """Drop a run from memory and bring it back from its log, as an heir does."""
+        run.execution.drop()
+        heir = run.bring_back()
+        if run.log:  # else its start is still in the inbox
+            heir.replay(run.log)
+        if heir.broken is not None:
+            raise ReplayMismatch(
+                f"saga {run.saga} does something else when it is replayed from its log: {why_broken(heir)}. "
+                "Its function must be deterministic: no I/O, no clock, no randomness but through ctx"
+            )
+        run.execution = heir
+
+    # -- the worker ------------------------------------------------------------------------------------------------
+
+    def _deliver(self) -> None:
+        token, attempt = message = self._messages.popleft()
+        row = self._rows.get(token)
+        if row is None or row.task.attempt != attempt or row.lease_until is not None:
+            return  # finished, fenced, or another's
+        run, task = row.run, row.task
+        what = self._named(run, token, attempt)
+        if self._dies(Point.WORKER_RECEIVED, what):
+            self._messages.append(message)
+            return
+        row.lease_until = self.now + timedelta(seconds=lease_seconds(task.limit_seconds))
+        if self._dies(Point.WORKER_CLAIMED, what):
+            return
+        ended = self._cast.run(task, run.address)
+        # A transactional step that has run and is not recorded is rolled back: that is the boundary before.
+        if not self._cast.transactional(task) and self._dies(Point.WORKER_RAN, what):
+            return
+        del self._rows[token]
+        payload = wrap(ended.value, worker="play", ran_seconds=0.0)
+        self._inbox.append((run, Input(ended.kind, self.now, token, attempt, uuid4(), payload=payload)))
+        if self._dies(Point.WORKER_RECORDED, what):
+            self._messages.append(message)
+
+    # -- time ------------------------------------------------------------------------------------------------------
+
+    def _pass_time(self) -> bool:
+        """Jump to what is due first: something that was to come, a timer, or the end of a dead worker's lease."""
+        come = min(self._to_come, key=lambda one: one[0], default=None)
+        timer = min(self._timers.items(), key=lambda one: one[1], default=None)
+        leases = [(row.lease_until, token) for token, row in self._rows.items() if row.lease_until is not None]
+        lease = min(leases, key=lambda one: one[0], default=None)
+        moments = [one for one in (come and come[0], timer and timer[1], lease and lease[0]) if one is not None]
+        if not moments:
+            return False
+        at = min(moments)
+        self.now = max(self.now, at)
+        if come is not None and come[0] == at:
+            self._to_come.remove(come)
+            self._inbox.append((self.main, come[1]))
+        elif timer is not None and timer[1] == at:
+            run, name = timer[0]
+            del self._timers[run, name]
+            self._inbox.append((self._runs[run], Input(EventKind.TIMER_FIRED, at, key=name)))
+        elif lease is not None:
+            row = self._rows.pop(lease[1])
+            self._inbox.append((row.run, Input(EventKind.STEP_LOST, at, lease[1], row.task.attempt)))
+        return True
+
+    # -- names -----------------------------------------------------------------------------------------------------
+
+    def _described(self, run: StagedRun, arrival: Input) -> str:
+        if arrival.token is not None:
+            return f"{arrival.kind} {self._named(run, arrival.token, arrival.attempt or 1)}"
+        name = arrival.key if arrival.kind is EventKind.TIMER_FIRED else ""
+        if arrival.kind is EventKind.SIGNAL_RECEIVED:
+            name = json.loads(arrival.payload or "{}")["signal"]
+        return f"{arrival.kind} {name}".rstrip() + self._of(run)
+
+    def _named(self, run: StagedRun, token: UUID, attempt: int) -> str:
+        """Name an attempt: `shop.charge_card#1`, `shop.charge_card.compensate#1 attempt 2`."""
+        step, track = run.execution.state.tokens[token]
+        name = f"{track.task}#{step.occurrence.rpartition('#')[2]}"
+        return (name if attempt == 1 else f"{name} attempt {attempt}") + self._of(run)
+
+    def _of(self, run: StagedRun) -> str:
+        return "" if run is self.main else f" of {run.address}"
+
+
+def why_broken(execution: Execution) -> str:
+    """Return why a run that was replayed cannot go on."""
+    at = execution.state.at
+    assert at is not None
+    execution.stall_broken(Input(EventKind.RETRY_REQUESTED, at), at)
+    stall = json.loads(execution.take().events[-1].payload or "{}")
+    return f"{stall['message']} ({stall['reason']})"

@@ -1,0 +1,66 @@
+"""Timers in P9: one that fired must be there, or the batch is behind; one that is cancelled need not."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import pytest
+
+from saga.engine.records import Batch, NewTimer
+from saga.engine.store.connect import Connection
+from saga.engine.store.failures import Superseded
+
+from .world import World, change_of, everything
+
+PAST = datetime(2020, 1, 1, tzinfo=UTC)
+
+
+def timers_of(connection: Connection, run: UUID) -> set[str]:
+    return {row[0] for row in connection.execute("SELECT name FROM saga.timer WHERE run = %s", (run,))}
+
+
+def test_a_cancelled_timer_that_is_not_there_refuses_no_batch(world: World, connection: Connection) -> None:
+    me = world.coordinator(connection)
+    run = world.start(connection, me).run
+    world.turning.commit(connection, me, Batch(timers=[NewTimer(run.id, "set", 7, PAST)]))
+
+    batch = Batch(timers_cancelled=[(run.id, "set"), (run.id, "set"), (run.id, "never set")], changes=[change_of(run)])
+    world.turning.commit(connection, me, batch)
+
+    assert timers_of(connection, run.id) == set()
+    assert world.turning.runs(connection, [run.id])[run.id].head == run.head + 1
+
+
+@pytest.mark.parametrize("cancelled", [[], ["other"], ["never set", "other"]])
+def test_a_fired_timer_that_is_not_there_refuses_the_batch_whatever_is_cancelled_beside_it(
+    world: World, connection: Connection, cancelled: list[str]
+) -> None:
+    me = world.coordinator(connection)
+    run = world.start(connection, me).run
+    world.turning.commit(connection, me, Batch(timers=[NewTimer(run.id, "other", 7, PAST)]))
+    before = everything(connection)
+
+    batch = Batch(
+        timers_gone=[(run.id, "fired before")],
+        timers_cancelled=[(run.id, name) for name in cancelled],
+        changes=[change_of(run)],
+    )
+    with pytest.raises(Superseded, match="timers of this batch are gone already"):
+        world.turning.commit(connection, me, batch)
+
+    with world.connect() as other:
+        assert everything(other) == before
+
+
+def test_a_timer_is_cancelled_and_set_again_in_one_batch(world: World, connection: Connection) -> None:
+    me = world.coordinator(connection)
+    run = world.start(connection, me).run
+    later = PAST + timedelta(days=1)
+    world.turning.commit(connection, me, Batch(timers=[NewTimer(run.id, "moved", 7, PAST)]))
+
+    world.turning.commit(
+        connection, me, Batch(timers_cancelled=[(run.id, "moved")], timers=[NewTimer(run.id, "moved", 7, later)])
+    )
+
+    assert connection.execute("SELECT name, due_at FROM saga.timer").fetchall() == [("moved", later)]

@@ -1,0 +1,310 @@
+"""Turns over a batch of several runs: what is fed, what waits, and what is dropped from memory on the way."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from saga import Context, Status
+from saga.core.definition import SagaDefinition
+from saga.core.events import EventKind
+from saga.core.lifecycle import StallReason
+from saga.engine.turn import ORPHAN_SECONDS
+from tests.unit.steps import charge, hurry, look, stock
+from tests.unit.turned import Turned
+
+
+def bought(ctx: Context, n: int) -> int:
+    return ctx.run(charge, ctx.run(stock, n))
+
+
+def bought_otherwise(ctx: Context, n: int) -> int:
+    return ctx.run(stock, ctx.run(charge, n))
+
+
+def sent(ctx: Context, n: int) -> int:
+    ctx.run(stock, n)
+    ctx.pivot()
+    return ctx.run(look, n)
+
+
+def sent_otherwise(ctx: Context, n: int) -> int:
+    ctx.run(charge, n)
+    ctx.pivot()
+    return ctx.run(look, n)
+
+
+def hurried(ctx: Context, n: int) -> int:
+    return ctx.run(hurry, n)
+
+
+BUY = SagaDefinition(bought, name="buy")
+BUY_OTHERWISE = SagaDefinition(bought_otherwise, name="buy")
+SEND = SagaDefinition(sent, name="send")
+SEND_OTHERWISE = SagaDefinition(sent_otherwise, name="send")
+HURRY = SagaDefinition(hurried, name="hurry")
+DEADLINE = "deadline:steps.hurry#1"
+
+
+# -- the host's sign of life -------------------------------------------------------------------------------------------
+
+
+def test_the_host_is_told_before_each_run_that_it_is_alive() -> None:
+    seen: list[int] = []
+
+    def slow(ctx: Context, n: int) -> int:
+        seen.append(turned.moves)
+        return ctx.run(look, n)
+
+    saga = SagaDefinition(slow, name="slow")
+    turned = Turned(saga)
+    for number in range(4):
+        turned.start(saga, f"run-{number}")
+
+    turned.turn()
+
+    assert seen == [1, 2, 3, 4]
+
+
+# -- runs whose replay is broken ---------------------------------------------------------------------------------------
+
+
+def test_a_cancel_of_a_run_whose_replay_is_broken_ends_in_undo() -> None:
+    turned = Turned(BUY)
+    run = turned.start(BUY, "order-7")
+    turned.turn()
+    turned.end(run, "stock")
+    turned.turn()
+    turned.deploy(BUY_OTHERWISE)
+
+    outcome = turned.end(run, "charge")
+    cancel = turned.ask(EventKind.CANCEL_REQUESTED, "buy", "order-7")
+    prepared = turned.turn()
+
+    assert prepared.taken == [cancel]
+    assert turned.inbox == [outcome]
+    assert turned.status(run) is Status.COMPENSATING
+    turned.turn()
+    for undo in ("charge", "stock"):
+        assert turned.in_flight(run) == [f"{undo}.compensate"]
+        turned.end(run, f"{undo}.compensate")
+        turned.turn()
+    assert turned.status(run) is Status.COMPENSATED
+    assert EventKind.RUN_STALLED not in turned.kinds(run)
+
+
+def test_a_cancel_alone_unblocks_a_run_without_a_definition() -> None:
+    turned = Turned(BUY)
+    run = turned.start(BUY, "order-7")
+    turned.turn()
+    turned.deploy()
+
+    turned.ask(EventKind.CANCEL_REQUESTED, "buy", "order-7")
+    turned.turn()
+    turned.turn()
+
+    assert turned.status(run) is Status.COMPENSATED
+    assert EventKind.STEP_NEVER_STARTED in turned.kinds(run)
+    assert EventKind.RUN_STALLED not in turned.kinds(run)
+
+
+def test_a_terminate_of_a_run_whose_replay_is_broken_ends_it() -> None:
+    turned = Turned(BUY)
+    run = turned.start(BUY, "order-7")
+    turned.turn()
+    turned.deploy(BUY_OTHERWISE)
+
+    turned.end(run, "stock")
+    turned.ask(EventKind.TERMINATE_REQUESTED, "buy", "order-7")
+    turned.turn()
+
+    assert turned.status(run) is Status.TERMINATED
+    turned.turn()
+    assert [incident.kind for incident in turned.incidents] == [EventKind.STEP_SUCCEEDED]
+
+
+def test_a_refused_cancel_leaves_what_waits_to_the_turn_that_records_the_stall() -> None:
+    turned = Turned(SEND)
+    run = turned.start(SEND, "order-7")
+    turned.turn()
+    turned.end(run, "stock")
+    turned.turn()
+    turned.deploy(SEND_OTHERWISE)
+
+    turned.end(run, "look")
+    turned.ask(EventKind.CANCEL_REQUESTED, "send", "order-7")
+    turned.turn()
+
+    assert turned.kinds(run)[-2:] == [EventKind.CANCEL_REQUESTED, EventKind.CANCEL_REFUSED]
+    assert turned.status(run) is Status.RUNNING
+    turned.turn()
+    assert turned.rows[run].reason == StallReason.REPLAY_MISMATCH
+    assert turned.inbox == []
+
+
+def test_a_timer_that_falls_due_with_a_cancel_of_a_broken_run_waits_too() -> None:
+    turned = Turned(HURRY)
+    run = turned.start(HURRY, "order-7")
+    turned.turn()
+    turned.deploy()
+    turned.wait(3_600)
+
+    turned.ask(EventKind.CANCEL_REQUESTED, "hurry", "order-7")
+    turned.turn()
+
+    assert EventKind.TIMER_FIRED not in turned.kinds(run)
+    while turned.inbox or any(due <= turned.now for due in turned.timers.values()):
+        turned.turn()
+    assert turned.status(run) is Status.COMPENSATED
+    assert EventKind.RUN_STALLED not in turned.kinds(run)
+
+
+# -- arrivals without a run --------------------------------------------------------------------------------------------
+
+
+def test_a_cancel_whose_start_still_waits_is_not_dropped_however_old_it_is() -> None:
+    turned = Turned(BUY)
+    run = turned.start(BUY, "order-7")
+    cancel = turned.ask(EventKind.CANCEL_REQUESTED, "buy", "order-7")
+    turned.wait(10 * ORPHAN_SECONDS)
+
+    turned.turn(starts=False)
+
+    assert cancel in turned.inbox
+    assert turned.incidents == []
+    turned.turn()
+    assert turned.status(run) is Status.COMPENSATING
+    assert turned.rows[run].cause == "cancelled"
+
+
+@pytest.mark.parametrize(("late_seconds", "dropped"), [(-1, False), (1, True)])
+def test_a_cancel_without_any_start_becomes_an_incident_after_a_while(late_seconds: float, dropped: bool) -> None:
+    turned = Turned(BUY)
+    turned.start(BUY, "another")
+    turned.ask(EventKind.CANCEL_REQUESTED, "buy", "order-7")
+    turned.wait(ORPHAN_SECONDS + late_seconds)
+
+    turned.turn(starts=False)
+
+    assert [incident.kind for incident in turned.incidents] == [EventKind.CANCEL_REQUESTED] * dropped
+    assert [arrival.kind for arrival in turned.inbox if arrival.lane == 0] == [EventKind.CANCEL_REQUESTED] * (
+        not dropped
+    )
+
+
+def test_an_outcome_of_a_run_that_nobody_knows_becomes_an_incident_after_a_while() -> None:
+    turned = Turned(BUY)
+    run = turned.start(BUY, "order-7")
+    turned.turn()
+    turned.end(run, "stock")
+    del turned.rows[run]
+
+    turned.turn()
+    assert turned.incidents == []
+    turned.wait(ORPHAN_SECONDS + 1)
+    turned.turn()
+
+    assert [incident.run for incident in turned.incidents] == [run]
+    assert turned.inbox == []
+
+
+# -- memory ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_its_batch_evicts_is_read_again_from_its_log() -> None:
+    turned = Turned(BUY, cache_runs=1)
+    first, second = (turned.start(BUY, key) for key in ("first", "second"))
+    turned.turn()
+    turned.reads.clear()
+
+    # The cache holds the second one: the first one's turn throws it out before its own.
+    turned.end(first, "stock")
+    turned.end(second, "stock")
+    turned.turn()
+
+    assert turned.reads == [{first}, {second}]
+    for run in (first, second):
+        assert turned.status(run) is Status.RUNNING
+        assert turned.in_flight(run) == ["charge"]
+
+
+# -- timers ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_timer_that_is_cancelled_while_it_is_due_need_not_be_there_any_more() -> None:
+    turned = Turned(HURRY)
+    run = turned.start(HURRY, "order-7")
+    turned.turn()
+    turned.wait(3_600)
+    turned.end(run, "hurry")
+
+    prepared = turned.turns.decide(turned.take())
+    assert prepared.batch.timers_gone == []
+    assert (run, DEADLINE) in prepared.batch.timers_cancelled
+    del turned.timers[run, DEADLINE]
+    turned.commit(prepared)
+
+    assert turned.status(run) is Status.COMPLETED
+
+
+def test_a_timer_that_is_set_and_cancelled_in_one_batch_need_not_be_there_either() -> None:
+    turned = Turned(BUY)
+    run = turned.start(BUY, "order-7")
+    turned.turn()
+
+    turned.end(run, "stock", EventKind.STEP_UNKNOWN, {"type": "TimeoutError", "message": "no reply"})
+    turned.ask(EventKind.CANCEL_REQUESTED, "buy", "order-7")
+    prepared = turned.turn()
+
+    assert EventKind.RETRY_SET in turned.kinds(run)
+    assert prepared.batch.timers == []
+    assert prepared.batch.timers_gone == []
+    assert turned.timers == {}
+    assert turned.in_flight(run) == ["stock.compensate"]
+
+
+def test_a_timer_that_fires_must_be_there() -> None:
+    turned = Turned(HURRY)
+    run = turned.start(HURRY, "order-7")
+    turned.turn()
+    turned.wait(3_600)
+
+    prepared = turned.turns.decide(turned.take())
+
+    assert prepared.batch.timers_gone == [(run, DEADLINE)]
+
+
+@pytest.mark.parametrize("stands", ["runs", "stalled", "ended"])
+def test_a_timer_that_its_run_knows_nothing_of_is_deleted(stands: str) -> None:
+    turned = Turned(BUY)
+    run = turned.start(BUY, "order-7")
+    turned.turn()
+    if stands == "stalled":
+        turned.deploy(BUY_OTHERWISE)
+        turned.end(run, "stock")
+        turned.turn()
+    if stands == "ended":
+        turned.ask(EventKind.TERMINATE_REQUESTED, "buy", "order-7")
+        turned.turn()
+    status, log = turned.status(run), turned.kinds(run)
+    turned.timers[run, "action:steps.charge#1"] = turned.now
+
+    turned.turn()
+
+    assert turned.timers == {}
+    assert turned.take().timers == ()
+    assert (turned.status(run), turned.kinds(run)) == (status, log)
+
+
+def test_a_timer_that_is_moved_while_it_is_due_is_neither_fired_nor_deleted() -> None:
+    turned = Turned(BUY)
+    run = turned.start(BUY, "order-7")
+    turned.turn()
+    turned.end(run, "stock", EventKind.STEP_UNKNOWN, {"type": "TimeoutError", "message": "no reply"})
+    turned.timers[run, "action:steps.stock#1"] = turned.now
+
+    turned.turn()
+
+    assert EventKind.TIMER_FIRED not in turned.kinds(run)
+    assert turned.timers[run, "action:steps.stock#1"] == turned.now + timedelta(seconds=10)
