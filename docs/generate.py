@@ -13,7 +13,7 @@ from saga.core.lifecycle import ENDED, SUSPENDING, TRANSITIONS, Cause, StallReas
 
 LIFECYCLE = Path(__file__).parent / "lifecycle.md"
 GUARANTEES = Path(__file__).parent / "guarantees.md"
-TESTS = Path(__file__).parent.parent / "tests" / "integration"
+TESTS = [Path(__file__).parent.parent / "tests" / folder for folder in ("integration", "simulation", "contract")]
 
 #: Faults have numbers up to this one.
 FAULTS = 28
@@ -23,7 +23,7 @@ UNNUMBERED = {
     25: ["test_a_stuck_undo_is_explained_retried_and_resolved"],
 }
 _WRITTEN = re.compile(
-    r"(?<=from the names in tests/integration. -->\n\n).*?(?=\n<!-- End of what is written)", re.DOTALL
+    r"(?<=from the names of the tests. -->\n\n).*?(?=\n<!-- End of what is written)", re.DOTALL
 )
 
 #: What a status means; one entry for each, or the generator fails.
@@ -137,9 +137,9 @@ def lifecycle() -> str:
 
 
 def guarantees() -> str:
-    """Return the text of docs/guarantees.md with its table of tests as tests/integration has them now."""
+    """Return the text of docs/guarantees.md with its table of tests as they are now."""
     tests = {number: list(UNNUMBERED.get(number, ())) for number in range(1, FAULTS + 1)}
-    for file in sorted(TESTS.glob("test_*.py")):
+    for file in (file for folder in TESTS for file in sorted(folder.glob("test_*.py"))):
         for name, numbers in re.findall(r"^def (test_((?:f\d+_)+)\w*)", file.read_text(), re.MULTILINE):
             for number in re.findall(r"\d+", numbers):
                 tests[int(number)].append(name)

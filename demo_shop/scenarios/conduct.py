@@ -149,9 +149,10 @@ def _serve(
         if queue and now >= next_at:
             customers.start(queue.popleft())
             next_at = now + START_EVERY_SECONDS
-        for key in impatient & lookout.waiting() if impatient else ():
-            customers.cancel(key)
-            impatient.discard(key)
+        if impatient:
+            for key in impatient & lookout.waiting():
+                customers.cancel(key)
+                impatient.discard(key)
         if not to_come and chaos.done:
             deadline = deadline or now + END_SECONDS
             if _at_rest(lookout, len(customers.accepted)):

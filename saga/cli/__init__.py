@@ -14,6 +14,7 @@ COMMANDS = {
     "coordinator": "saga.cli.coordinator",
     "reap": "saga.cli.reap",
     "start": "saga.cli.start",
+    "signal": "saga.cli.signalling",
     "list": "saga.cli.listing",
     "show": "saga.cli.show",
     "export": "saga.cli.export",

@@ -49,10 +49,12 @@ def _state(application: Application, connection: Psycopg, run: str) -> State | N
     from saga.cli.application import split_address
     from saga.engine.stuck import fold
 
-    found = application.reading.find(connection, *split_address(run))
+    reading = application.reading
+    found = reading.find(connection, *split_address(run))
     if found is None:
         return None
-    return fold(found.row.id, (event for event, _ in application.reading.events(connection, found.row.id)))
+    id_ = found.row.id
+    return fold(id_, reading.log(connection, id_), lambda undone: reading.log(connection, undone))
 
 
 @command(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from saga.cli.output import age, moment
+from saga.cli.waits import Child, Lock, SignalWait, Waits
 from saga.core.lifecycle import ENDED, StallReason
 from saga.engine.records import Arrival, RunRow
 from saga.engine.store.reading import CoordinatorRow, OpenTask, OpenTimer
@@ -51,6 +52,7 @@ def diagnose(
     arrivals: Sequence[Arrival],
     tasks: Sequence[OpenTask],
     timers: Sequence[OpenTimer],
+    waits: Waits | None = None,
     answers: Answers | None = None,
     stall_message: str | None = None,
     shard: int,
@@ -59,6 +61,7 @@ def diagnose(
 
     `row` is None for a run whose start no coordinator has taken. `answers` is None where no worker had to be asked.
     """
+    waits = waits or Waits()
     if row is not None and row.status in ENDED:
         return []
     found: list[str] = []
@@ -79,8 +82,34 @@ def diagnose(
             found.append(f"{task.name} attempt {task.attempt} has just been queued on {task.queue}")
     for task in slow:
         found.append(_unclaimed(task, now, answers))
+    if row is not None:
+        found.extend(_signal(wait, f"{row.saga}/{row.key}", now) for wait in waits.signals)
+    found.extend(_child(child, now) for child in waits.children if child.open)
+    found.extend(_lock(lock, now) for lock in waits.locks if not lock.held)
     found.extend(_timer(timer, now) for timer in timers)
     return found
+
+
+def _signal(wait: SignalWait, run: str, now: datetime) -> str:
+    since = age((now - wait.since).total_seconds())
+    return f"waiting for signal {wait.signal} since {since}: `saga signal {run} {wait.signal} JSON` sends it"
+
+
+def _child(child: Child, now: datetime) -> str:
+    since = age((now - child.since).total_seconds())
+    what = f"the undo of its child, {child.address}" if child.undo else f"its child {child.address}"
+    if child.status == "stalled":
+        return f"waiting for {what}, which is stalled ({child.reason}): `saga show {child.address}` says why"
+    if child.status in ENDED:
+        return f"waiting for a turn: {what} has ended ({child.status})"
+    return f"waiting for {what} ({child.status}) since {since}"
+
+
+def _lock(lock: Lock, now: datetime) -> str:
+    since = f" since {age((now - lock.since).total_seconds())}" if lock.since is not None else ""
+    holder = f", held by {lock.holder}" if lock.holder is not None else ""
+    before = f"; {lock.ahead} run(s) stand before it" if lock.ahead else ""
+    return f"waiting for lock {lock.name}{since}{holder}{before}"
 
 
 def _arrivals(arrivals: Sequence[Arrival], now: datetime) -> str:
@@ -153,5 +182,7 @@ def _timer(timer: OpenTimer, now: datetime) -> str:
         return f"the run is undone if it has not passed its pivot {when}"
     if what == "deadline":
         return f"the deadline of {occurrence} is {when}"
+    if what == "timer":
+        return f"waiting for {occurrence} {when}"
     name = {"action": "retry", "compensation": "retry of the undo", "probe": "probe"}.get(what, what)
     return f"waiting for a {name} of {occurrence} {when}"

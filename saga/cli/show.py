@@ -9,6 +9,11 @@ from saga.cli.diagnosis import Answers, Node, diagnose, slow_tasks
 from saga.cli.group import Invocation, argument, command, option
 from saga.cli.output import Output, age, moment
 from saga.cli.timeline import Attempt, Entry, Happening, timeline
+from saga.cli.waits import Waits, waits_of
+from saga.core.tracks import ChildLink, LockLink
+
+#: What an attempt without an answer is called where no worker runs it.
+_OPEN: dict[type, str] = {ChildLink: "under way", LockLink: "in line"}
 
 
 @command(
@@ -19,7 +24,7 @@ from saga.cli.timeline import Attempt, Entry, Happening, timeline
             "--payloads", is_flag=True, help="Show inputs and results too; they may hold what is nobody's business."
         ),
     ],
-    help="Show a run, and why it does not move. A timeline of attempts, undo, timers and incidents.",
+    help="Show a run, and what it waits for. A timeline of attempts, undo, signals, timers, children and locks.",
 )
 def show_command(invocation: Invocation, *, run: str, payloads: bool) -> None:
     """Read everything about a run and print it."""
@@ -27,11 +32,12 @@ def show_command(invocation: Invocation, *, run: str, payloads: bool) -> None:
     from saga.core.address import shard_of
     from saga.core.errors import UnknownRun
     from saga.engine.records import SHARDS
+    from saga.engine.stuck import fold
 
     application = invocation.application
     saga, key = split_address(run)
-    with application.connection() as connection:
-        reading = application.reading
+    reading = application.reading
+    with application.connection() as connection, reading.snapshot(connection):
         now = database_now(connection)
         looked = reading.look(connection, saga, key)
         found = looked.found
@@ -42,13 +48,19 @@ def show_command(invocation: Invocation, *, run: str, payloads: bool) -> None:
                 "its transaction is not committed; `saga list` shows what there is"
             )
         id_ = found.row.id if found is not None else None
-        events = [event for event, _ in reading.events(connection, id_)] if id_ else []
+        events = reading.log(connection, id_) if id_ else []
         tasks = reading.open_tasks(connection, id_) if id_ else []
         timers = reading.timers(connection, id_) if id_ else []
+        waits, open_states = Waits(), {}
+        if id_:
+            state = fold(id_, events, lambda undone: reading.log(connection, undone))
+            waits = waits_of(state, events, reading.locks(connection, id_))
+            waits = waits.standing(reading.standing(connection, (child.run for child in waits.children)))
+            open_states = {one.occurrence: _OPEN[type(one.link)] for one in state.steps.values() if one.link}
         incidents = reading.incidents(connection, id_) if id_ else []
         arrivals = reading.pending_arrivals(connection, saga, key) if id_ else looked.waiting
     answers = _ask_workers(application.app) if slow_tasks(tasks, now) else None
-    entries = timeline(id_, events, tasks, now) if id_ else []
+    entries = timeline(id_, events, tasks, now, open_states) if id_ else []
     stalls = [entry for entry in entries if isinstance(entry, Happening) and entry.what == "stalled"]
     waiting = diagnose(
         found.row if found is not None else None,
@@ -57,6 +69,7 @@ def show_command(invocation: Invocation, *, run: str, payloads: bool) -> None:
         arrivals=arrivals,
         tasks=tasks,
         timers=timers,
+        waits=waits,
         answers=answers,
         stall_message=_stall_message(stalls[-1]) if stalls else None,
         shard=shard_of(saga, key, SHARDS),
@@ -68,6 +81,9 @@ def show_command(invocation: Invocation, *, run: str, payloads: bool) -> None:
         "waiting": waiting,
         "timeline": [_entry(entry, payloads) for entry in entries],
         "timers": [{"name": timer.name, "due_at": timer.due_at} for timer in timers],
+        "state": None if found is None else _json(found.state),
+        "attributes": {} if found is None else found.attributes,
+        **_waits(waits, payloads),
         "incidents": [
             {"id": one.id, "kind": one.kind, "at": one.at, "token": one.token, "attempt": one.attempt}
             | ({"payload": one.payload} if payloads else {})
@@ -80,6 +96,28 @@ def show_command(invocation: Invocation, *, run: str, payloads: bool) -> None:
     output.document(document)
     if not output.json:
         _print(output, document, entries, payloads)
+
+
+def _waits(waits: Waits, payloads: bool) -> dict[str, Any]:
+    """Return what is waited for, and was, for the document; what signals carried only with payloads."""
+    return {
+        "waits_for": [{"signal": one.signal, "wait": one.occurrence, "since": one.since} for one in waits.signals],
+        "signals": [
+            {"signal": one.signal, "id": one.id, "at": one.at, "state": one.state, "refused": one.refused}
+            | ({"value": one.value} if payloads else {})
+            for one in waits.letters
+        ],
+        "children": [
+            {"step": one.step, "run": one.address, "undo": one.undo, "status": one.status, "reason": one.reason}
+            | {"since": one.since, "open": one.open}
+            for one in waits.children
+        ],
+        "locks": [
+            {"name": one.name, "held": one.held, "holder": one.holder, "ahead": one.ahead, "since": one.since}
+            for one in waits.locks
+        ],
+        "savepoints": [{"name": one.name, "seq": one.seq, "at": one.at} for one in waits.savepoints],
+    }
 
 
 def _stall_message(stall: Happening) -> str | None:
@@ -168,6 +206,10 @@ def _print(output: Output, document: dict[str, Any], entries: list[Entry], paylo
         for name in ("input", "result", "failure"):
             if document.get(name) is not None:
                 output.line(f"{name}: {json.dumps(document[name], ensure_ascii=False)}")
+    if document["attributes"]:
+        output.line("attributes: " + ", ".join(f"{k}={json.dumps(v)}" for k, v in document["attributes"].items()))
+    if document["state"] is not None:
+        output.line(f"state: {json.dumps(document['state'], ensure_ascii=False)}")
     for line in document["waiting"]:
         output.line(f"-> {line}")
     if entries:
@@ -176,12 +218,29 @@ def _print(output: Output, document: dict[str, Any], entries: list[Entry], paylo
         columns = ["at", "step", "what", "try", "queued", "ran", "how", "worker", "said"]
         output.line()
         output.table(columns, rows)
+    _print_waits(output, document)
     if document["incidents"]:
         output.line()
         rows = [
             [str(one["id"]), one["kind"], moment(one["at"]), str(one["token"] or "")] for one in document["incidents"]
         ]
         output.table(["incident", "kind", "at", "token"], rows, title="incidents: facts that this run could not take")
+
+
+def _print_waits(output: Output, document: dict[str, Any]) -> None:
+    children, locks, signals = document["children"], document["locks"], document["signals"]
+    if children:
+        rows = [[one["run"], one["step"], " ".join(filter(None, (one["status"], one["reason"])))] for one in children]
+        output.line()
+        output.table(["child", "step", "status"], rows)
+    if locks:
+        rows = [[one["name"], "held" if one["held"] else f"waits for {one['holder'] or 'a turn'}"] for one in locks]
+        output.line()
+        output.table(["lock", "state"], rows)
+    if signals:
+        rows = [[one["signal"], str(one["id"] or ""), moment(one["at"]), one["state"]] for one in signals]
+        output.line()
+        output.table(["signal", "id", "at", "state"], rows)
 
 
 _WHAT = {"action": "do", "compensation": "undo", "probe": "probe"}

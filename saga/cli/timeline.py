@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -49,6 +49,15 @@ _SCHEDULED = frozenset(
 _HAPPENINGS = {
     EventKind.RUN_STARTED: "started",
     EventKind.PIVOT_PASSED: "pivot passed",
+    EventKind.SIGNAL_RECEIVED: "signal arrived",
+    EventKind.SIGNAL_AWAITED: "waits for a signal",
+    EventKind.TIMER_STARTED: "timer started",
+    EventKind.WAIT_DROPPED: "waits no more: it lost a `first`",
+    EventKind.UPDATE_ANSWERED: "update answered",
+    EventKind.STATE_SET: "state shown",
+    EventKind.ATTRIBUTES_SET: "attributes set",
+    EventKind.SAVEPOINT_SET: "save-point",
+    EventKind.ROLLBACK_ASKED: "goes back to a save-point",
     EventKind.STEP_DISCARDED: "discarded: it lost a `first`",
     EventKind.STEP_GAVE_UP: "gave up",
     EventKind.RETRY_SET: "waits for a retry",
@@ -66,6 +75,9 @@ _HAPPENINGS = {
     EventKind.RUN_COMPENSATED: "compensated",
     EventKind.RUN_TERMINATED: "terminated",
 }
+
+#: Happenings whose key is no occurrence: a timer's name, or the id of a signal.
+_OF_NO_STEP = frozenset({EventKind.TIMER_FIRED, EventKind.SIGNAL_RECEIVED, EventKind.UPDATE_ANSWERED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,15 +114,26 @@ class Happening:
 Entry = Attempt | Happening
 
 
-def timeline(run: UUID, events: Sequence[Event], tasks: Iterable[OpenTask], now: datetime) -> list[Entry]:
-    """Fold a log into its attempts and happenings, in the order in which they began."""
+def timeline(
+    run: UUID,
+    events: Sequence[Event],
+    tasks: Iterable[OpenTask],
+    now: datetime,
+    open_states: Mapping[str, str] | None = None,
+) -> list[Entry]:
+    """Fold a log into its attempts and happenings, in the order in which they began.
+
+    `open_states` says what an attempt without an answer is called, by occurrence, where no worker runs it.
+    """
+    open_states = open_states or {}
     entries: dict[int, Entry] = {}
     places: dict[tuple[UUID, int], int] = {}
     for event in events:
         if event.kind in _SCHEDULED and event.key is not None and event.token is not None:
             number = event.attempt or 1
             direction = _direction(run, event)
-            entries[event.seq] = Attempt(event.seq, event.at, event.key, direction, number, event.token)
+            state = open_states.get(event.key, "queued")
+            entries[event.seq] = Attempt(event.seq, event.at, event.key, direction, number, event.token, state)
             places[event.token, number] = event.seq
         elif event.kind in OUTCOMES:
             seq = places.get((event.token, event.attempt)) if event.token and event.attempt else None
@@ -187,7 +210,13 @@ def _happening(event: Event) -> Happening:
         detail = told.get("kind")
     elif kind is EventKind.TIMER_FIRED:
         detail = event.key
-    step = None if kind is EventKind.TIMER_FIRED else event.key
+    elif kind is EventKind.TIMER_STARTED:
+        detail = f"due at {told.get('due_at')}"
+    elif kind in (EventKind.SIGNAL_RECEIVED, EventKind.SIGNAL_AWAITED):
+        detail = told.get("signal")
+    elif kind is EventKind.UPDATE_ANSWERED and "refused" in told:
+        detail = f"refused: {told['refused']}"
+    step = None if kind in _OF_NO_STEP else event.key
     return Happening(event.seq, event.at, _HAPPENINGS.get(kind, kind.value), step, detail)
 
 

@@ -62,7 +62,9 @@ class Cache:
     def __init__(self, most: int) -> None:
         self._most = most
         self._runs: OrderedDict[UUID, CachedRun] = OrderedDict()
-        self._survivors: list[Execution] = []
+        #: Executions whose functions survived their eviction: referenced for ever, or they would be thrown at again.
+        self._survivors: dict[UUID, list[Execution]] = {}
+        self._clinging: set[UUID] = set()
 
     def __len__(self) -> int:
         return len(self._runs)
@@ -99,6 +101,12 @@ class Cache:
             if cached is not None:
                 self.let_go(cached.execution)
 
+    def clings(self, run: UUID, *, forgive: bool = False) -> bool:
+        """Say whether a run's function survived its eviction here, and has not been forgiven since."""
+        if forgive:
+            self._clinging.discard(run)
+        return run in self._clinging
+
     def evict_shards(self, shards: frozenset[int]) -> None:
         """Drop every run of these shards."""
         self.evict([run for run, cached in self._runs.items() if cached.shard in shards])
@@ -118,4 +126,5 @@ class Cache:
             log.error(
                 "the saga function of run %s survived its eviction: it must not catch BaseException", execution.key
             )
-            self._survivors.append(execution)
+            self._survivors.setdefault(execution.run, []).append(execution)
+            self._clinging.add(execution.run)

@@ -360,9 +360,9 @@ class Handle(Generic[Out]):
         return looked.found
 
     def _fold(self) -> State:
-        found = self._need()
+        id, reading = self._need().row.id, self._installation.reading
         with self._installation.database.connection() as connection:
-            return fold(found.row.id, [e for e, _ in self._installation.reading.events(connection, found.row.id)])
+            return fold(id, reading.log(connection, id), lambda undone: reading.log(connection, undone))
 
     def _check_input(self, found: FoundRun) -> None:
         if self._input_digest is not None and found.row.input_digest != self._input_digest:

@@ -6,7 +6,7 @@ It is a courtesy to whoever asks: what becomes of an act is for the turn that ta
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 from uuid import UUID
 
@@ -18,10 +18,15 @@ from saga.engine.registry import Definitions
 from saga.engine.shapes import load
 
 
-def fold(run: UUID, events: Iterable[Event]) -> State:
-    """Return where a run stands by its log."""
+def fold(run: UUID, events: Iterable[Event], log_of: Callable[[UUID], Iterable[Event]]) -> State:
+    """Return where a run stands by its log. `log_of` reads another run's: that of the child which this run undoes."""
+    log = tuple(events)
+    undone = json.loads(log[0].payload or "{}").get("undoes") if log else None
     state = State(run)
-    for event in events:
+    if undone is not None:
+        state = State(UUID(undone))
+        state.take_back(log_of(state.run))
+    for event in log:
         state.apply(event)
     return state
 

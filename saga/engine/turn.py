@@ -229,16 +229,16 @@ class Turns:
         if work.row is not None and work.row.ended_at is not None:
             self._close(work, prepared)
             return
+        forgiven = any(arrival.kind == EventKind.RETRY_REQUESTED for arrival in work.arrivals)
+        if self._cache.clings(work.run, forgive=forgiven) and not _suspended(work.row):
+            self._stall_by_memory(work, now, log, prepared, "its function survived its eviction from memory")
+            return
         try:
             with deadline(self._seconds):
                 fed, cached, fired = self._feed(work, now, log, prepared)
         except Blocked as blocked:
-            # It broke out of the function into the engine: nothing of this run's memory can be trusted.
-            self._cache.evict([work.run])
-            log = log or self._logs([work.run]).get(work.run, [])
-            loaded = self._load(work, now, log, fold_only=True)
-            if loaded is not None:
-                self._suspend(work, loaded, now, prepared, StallReason.SAGA_BUG, str(blocked))
+            # It broke out of the function into the engine.
+            self._stall_by_memory(work, now, log, prepared, str(blocked))
             return
         if cached is None:
             return
@@ -251,6 +251,14 @@ class Turns:
             self._cache.let_go(execution)
         else:
             self._cache.put(work.run, cached)
+
+    def _stall_by_memory(self, work: _Work, now: datetime, log: Log, prepared: Prepared, message: str) -> None:
+        """Stall a run of whose memory nothing can be trusted, by its log alone."""
+        self._cache.evict([work.run])
+        log = log or self._logs([work.run]).get(work.run, [])
+        loaded = self._load(work, now, log, fold_only=True)
+        if loaded is not None:
+            self._suspend(work, loaded, now, prepared, StallReason.SAGA_BUG, message)
 
     def _close(self, work: _Work, prepared: Prepared) -> None:
         """Take what comes after a run's end: an incident each, unless it tells again what the log has."""
@@ -290,8 +298,7 @@ class Turns:
         """Feed what the run has to take; return what was taken, the run, and the timers that fired."""
         kinds = {EventKind(arrival.kind) for arrival in work.arrivals}
         row = work.row
-        suspended = row is not None and row.status == Status.STALLED and row.reason in SUSPENDING
-        fold_only = suspended and EventKind.RETRY_REQUESTED not in kinds
+        fold_only = _suspended(row) and EventKind.RETRY_REQUESTED not in kinds
         cached = self._load(work, now, log, fold_only=fold_only)
         if cached is not None and cached.execution.broken is not None and kinds & _UNBLOCKING:
             # Only what needs no function is fed; the rest waits for the turn that records the stall.
@@ -535,6 +542,11 @@ def _put_among_runs(run: UUID, cached: CachedRun, effect: Effect, batch: Batch) 
 def _answer(parent: Parent, kind: str, payload: str) -> Sent:
     shard = shard_of(parent.saga, parent.key, SHARDS)
     return Sent(shard, 0, parent.run, parent.saga, parent.key, kind, parent.token, parent.attempt, payload=payload)
+
+
+def _suspended(row: RunRow | None) -> bool:
+    """Say whether a run stands stalled because its function cannot go on."""
+    return row is not None and row.status == Status.STALLED and row.reason in SUSPENDING
 
 
 def _start_of(work: _Work) -> Arrival | None:

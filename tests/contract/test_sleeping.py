@@ -134,7 +134,7 @@ def test_a_sleep_on_a_dead_connection_is_an_error(world: World, connection: Conn
 @pytest.mark.parametrize("seed", [1, 2])
 def test_no_wake_up_is_lost_however_senders_and_sleeps_meet(world: World, seed: int) -> None:
     print(f"seed {seed}")
-    senders, rounds = 4, 40
+    senders, rounds, wanted = 4, 40, 10
     doorbell = Doorbell(world.connect(), SCHEMA)
     looking = world.connect()
     stop = threading.Event()
@@ -144,7 +144,9 @@ def test_no_wake_up_is_lost_however_senders_and_sleeps_meet(world: World, seed: 
         rng = random.Random(seed * 100 + number)
         sending = world.connect()
         committed = 0
-        for _ in range(rounds):
+        for sent in range(rounds * 10):
+            if sent >= rounds and sleeps > wanted:
+                break  # a busy machine sleeps seldom: then it takes more rounds to meet a sleeper often enough
             pause.wait(rng.random() * 0.01)
             shard = rng.choice(SHARDS)
             if rng.random() < 0.6:
@@ -194,11 +196,11 @@ def test_no_wake_up_is_lost_however_senders_and_sleeps_meet(world: World, seed: 
 
     futures = [in_thread(sender, number) for number in range(senders)]
     turning = in_thread(coordinator)
-    committed = sum(future.result(timeout=30) for future in futures)
+    committed = sum(future.result(timeout=60) for future in futures)
     wait_until(lambda: taken == committed, f"all {committed} are taken; seed {seed}")
     stop.set()
     world.connect().execute("SELECT pg_notify('saga:saga', 'members')")
     turning.result(timeout=10)
 
     assert missed == 0
-    assert sleeps > rounds / 4
+    assert sleeps > wanted

@@ -106,6 +106,8 @@ def undo(name: str, order: Order, given: object = "") -> None:
         raise RuntimeError(f"the undo of {name} broke")
     if mood.startswith("gate:") and call.attempt == 1:
         pass_gate(mood.removeprefix("gate:"))
+    if mood == "crash":
+        os.kill(os.getpid(), signal.SIGKILL)
     ledger.undo(call)
     if mood == "reply_lost" and call.attempt == 1:
         raise TimeoutError(f"the reply of {name}'s undo was lost")
@@ -135,6 +137,8 @@ def refund(payment: str | None, order: Order, seat: str) -> None:
 def find_charge(order: Order, seat: str) -> str | None:
     ledger = Ledger(folder() / "ledger.sqlite")
     ledger.attempted(_call("charge", "probe", seat))
+    if order.moods.get("probe_charge") == "crash":
+        os.kill(os.getpid(), signal.SIGKILL)
     return f"charge:{current.action_token[:8]}" if ledger.was_applied(current.action_token) else None
 
 

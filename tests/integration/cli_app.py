@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from celery import Celery
 
-from saga import Abort, Context, Retry, install, saga, step
+from saga import Abort, Context, Retry, Signal, Update, install, saga, step
 
 app = Celery("shelf", broker=os.environ.get("CELERY_BROKER_URL"), set_as_current=False)
 app.conf.update(
@@ -37,6 +37,17 @@ class Box:
     """Wares in their box."""
 
     number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a person says of a claim."""
+
+    granted: bool
+
+
+verdict = Signal("verdict", Verdict)
+weight: Update[int, str] = Update("weight", int, str)
 
 
 @step(retry=Retry(attempts=2, first_seconds=0.01), timeout=5)
@@ -91,3 +102,31 @@ def ship(ctx: Context, wares: Wares) -> Box:
         ctx.run(weigh, wares)
     ctx.pivot()
     return ctx.run(deliver, wares, box)
+
+
+@saga("box_up")
+def box_up(ctx: Context, wares: Wares) -> Box:
+    """Pack, and no more: it can be undone."""
+    return ctx.run(pack, wares)
+
+
+@saga("claim", signals=[verdict, weight])
+def claim(ctx: Context, wares: Wares) -> Verdict:
+    """Waits for everything that there is to wait for, one after the other."""
+    ctx.set_attributes(ware=wares.name, grams=wares.grams, fragile=True)
+    ctx.lock(f"ware:{wares.name}")
+    ctx.savepoint()
+    ctx.set_state({"waits for": "its weight"})
+    request = ctx.wait_signal(weight)
+    while request.value < 0:
+        request.refuse("nothing weighs less than nothing")
+        request = ctx.wait_signal(weight)
+    request.answer(f"{request.value} g")
+    ruling = ctx.wait(verdict)
+    reminder = ctx.timer(86_400)
+    ctx.first(ruling, reminder)
+    if wares.mishap == "declined":
+        ctx.child(box_up, wares)
+        raise Abort("declined")
+    ctx.child(ship, wares)
+    return ruling.result()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from saga import Context, saga
-from tests.integration.application import Order, confirm, reserve
+from saga import Context, saga, step
+from tests.integration.application import QUICK, Order, act, confirm, reserve, undo
 
 
 @saga("novel")
@@ -18,3 +18,21 @@ def changed(ctx: Context, order: Order) -> str:
     seat = ctx.run(reserve, order)
     ctx.run(confirm, order)
     return seat
+
+
+@step(retry=QUICK, timeout=None)
+def polish(order: Order) -> str:
+    """A step that the old code does not have."""
+    return act("polish", order)
+
+
+@polish.compensate
+def unpolish(polished: str | None, order: Order) -> None:
+    undo("polish", order, polished)
+
+
+@saga("polished")
+def polished(ctx: Context, order: Order) -> str:
+    """A saga whose last step the old workers do not know."""
+    ctx.run(reserve, order)
+    return ctx.run(polish, order)

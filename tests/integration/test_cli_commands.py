@@ -273,6 +273,123 @@ def test_a_queue_that_no_worker_consumes_is_named(commands: Commands) -> None:
     assert "worker -Q engraving" in waiting
 
 
+def claimed(commands: Commands, key: str, ware: str, mishap: str = "") -> str:
+    given = json.dumps({"name": ware, "grams": 300, "mishap": mishap})
+    commands.json("start", "claim", "--id", key, "--input", given)
+    return f"claim/{key}"
+
+
+def waits(commands: Commands, run: str, text: str) -> Any:
+    return eventually(
+        lambda: json.loads(commands.call("show", run, "--json").stdout), lambda shown: text in str(shown["waiting"])
+    )
+
+
+def test_show_says_what_a_run_waits_for_and_signal_sends_it(commands: Commands) -> None:
+    run = claimed(commands, "vase", "vase")
+    shown = waits(commands, run, "waiting for signal weight")
+    assert re.search(r"waiting for signal weight since .* s: `saga signal claim/vase weight JSON`", str(shown))
+    assert (shown["state"], shown["attributes"]["grams"]) == ({"waits for": "its weight"}, 300)
+    assert [(lock["name"], lock["held"]) for lock in shown["locks"]] == [("ware:vase", True)]
+    assert [mark["name"] for mark in shown["savepoints"]] == ["savepoint#1"]
+
+    assert "nothing weighs less" in commands.error("signal", run, "weight", "--id", "first", "--", "-1")
+    assert commands.json("signal", run, "weight", "300", "--id", "a")["answer"] == "300 g"
+
+    shown = waits(commands, run, "waiting for signal verdict")
+    assert "waiting for timer#1 at" in str(shown["waiting"])
+    assert [(one["id"], one["state"]) for one in shown["signals"]] == [("first", "refused"), ("a", "answered")]
+    sent = commands.json("signal", run, "verdict", '{"granted": true}', "--id", "v")
+    assert sent == {"run": run, "signal": "verdict", "id": "v", "coordinator_runs": True}
+    shown = until(commands, run, "completed")
+    assert [(child["run"], child["status"]) for child in shown["children"]] == [("ship/claim/vase#1", "completed")]
+    assert shown["locks"] == []
+    text = commands.call("show", run).stdout
+    assert 'attributes: ware="vase", grams=300, fragile=true' in text
+    assert 'state: {"waits for": "its weight"}' in text
+    assert re.search(r"^ship/claim/vase#1 +child:ship#1 +completed$", text, re.MULTILINE)
+    assert re.search(r"^verdict +v .* read$", text, re.MULTILINE)
+    assert "granted" not in text
+    assert "granted" in str(commands.json("show", run, "--payloads")["signals"])
+
+
+def test_show_names_who_holds_a_lock_and_which_child_is_stuck(commands: Commands) -> None:
+    holder = claimed(commands, "jug-1", "jug", "glued")
+    waits(commands, holder, "waiting for signal weight")
+    second = claimed(commands, "jug-2", "jug")
+    waits(commands, second, "waiting for lock ware:jug since")
+    third = claimed(commands, "jug-3", "jug")
+
+    shown = waits(commands, third, "waiting for lock")
+    commands.json("signal", holder, "weight", "3")
+    commands.json("signal", holder, "verdict", '{"granted": false}')
+    stuck = waits(commands, holder, "which is stalled (compensation_gave_up)")
+
+    assert "held by claim/jug-1; 1 run(s) stand before it" in str(shown["waiting"])
+    assert "`saga show ship/claim/jug-1#1` says why" in str(stuck["waiting"])
+    assert "-> waiting for its child ship/claim/jug-1#1" in commands.call("show", holder).stdout
+    for claim in (holder, second, third):
+        commands.json("terminate", claim, "--yes")
+    until(commands, "ship/claim/jug-1#1", "terminated")
+
+
+def test_the_undo_of_a_child_is_shown_as_a_run_of_its_own(commands: Commands) -> None:
+    run = claimed(commands, "bowl", "bowl", "declined")
+    commands.json("signal", run, "weight", "3")
+    commands.json("signal", run, "verdict", '{"granted": false}')
+
+    shown = until(commands, run, "compensated")
+
+    assert [(child["run"], child["undo"], child["status"]) for child in shown["children"]] == [
+        ("box_up/claim/bowl#1", False, "completed"),
+        ("box_up/claim/bowl#1~undo", True, "compensated"),
+    ]
+    undo = commands.json("show", "box_up/claim/bowl#1~undo")
+    attempts = [(one["step"], one["direction"], one["state"]) for one in undo["timeline"] if "direction" in one]
+    assert attempts == [("cli_app.pack#1", "compensation", "succeeded")]
+    assert "has ended (compensated)" in commands.error("cancel", "box_up/claim/bowl#1~undo")
+
+
+def test_a_signal_that_does_not_fit_is_refused_and_nothing_is_sent(commands: Commands) -> None:
+    run = claimed(commands, "mug", "mug")
+    waits(commands, run, "waiting for signal weight")
+
+    unknown = commands.error("signal", run, "colour", '"red"')
+    misfit = commands.error("signal", run, "verdict", '{"granted": "perhaps"}')
+    no_json = commands.error("signal", run, "weight", "much")
+    nobody = commands.error("signal", "claim/nobody", "weight", "3")
+    none = commands.error("signal", start(commands, "deaf"), "weight", "3")
+
+    assert "saga claim version 1 declares no signal 'colour'; it declares: verdict, weight" in unknown
+    assert "granted: Input should be a valid boolean" in misfit
+    assert 'expected {"granted": boolean}' in misfit
+    assert "expected integer" in no_json
+    assert "there is no run claim/nobody" in nobody
+    assert "declares no signal 'weight'; it declares: none" in none
+    assert commands.json("show", run)["signals"] == []
+    commands.json("cancel", run)
+    until(commands, run, "compensated")
+    assert "has ended (compensated)" in commands.error("signal", run, "weight", "3", "--timeout", "1")
+
+
+def test_list_finds_runs_by_their_attributes(commands: Commands) -> None:
+    for number, ware in enumerate(("fork", "fork", "spoon")):
+        run = claimed(commands, f"cutlery-{number}", ware)
+        waits(commands, run, "lock" if number == 1 else "signal weight")
+
+    def found(*where: str) -> list[str]:
+        options = [part for one in where for part in ("--where", one)]
+        return [run["address"] for run in commands.json("list", *options)["runs"]]
+
+    assert found("ware=fork") == ["claim/cutlery-1", "claim/cutlery-0"]
+    assert found("ware=fork", "grams=300", "fragile=true") == ["claim/cutlery-1", "claim/cutlery-0"]
+    assert found("ware=fork", 'grams="300"') == found("ware=knife") == []
+    assert commands.json("list", "--where", "ware=spoon", "--status", "completed")["runs"] == []
+    assert "expected NAME=VALUE" in commands.error("list", "--where", "ware", exit_code=2)
+    for number in range(3):
+        commands.json("terminate", f"claim/cutlery-{number}", "--yes")
+
+
 def test_list_filters_and_pages(commands: Commands) -> None:
     for number in range(3):
         until(commands, start(commands, f"page-{number}"), "completed")

@@ -35,7 +35,7 @@ DATABASES = {
     }
 }
 """
-#: Documents whose blocks are run by name, and one whose blocks are single lines to paste.
+#: Documents whose blocks are run by name, one of single lines to paste, and one that shows the code of the demo.
 RUN_ELSEWHERE = {ROOT / "README.md", TESTING, ROOT / "docs" / "doctor.md", ROOT / "docs" / "processes.md"}
 
 
@@ -149,6 +149,17 @@ def test_every_crash_point_is_explained() -> None:
     text = (ROOT / "docs" / "guarantees.md").read_text()
 
     assert [point for point in Point if f"`{point.value}`" not in text] == []
+
+
+def test_every_test_with_the_number_of_a_fault_is_in_its_row() -> None:
+    rows_of_faults = {cells[0]: cells[1] for cells in rows(GUARANTEES) if len(cells) == 2 and cells[0][:1] == "F"}
+    missing = []
+    for file in (ROOT / "tests").rglob("test_*.py"):
+        for name, numbers in re.findall(r"^(?:async )?def (test_((?:f\d+_)+)\w*)", file.read_text(), re.MULTILINE):
+            faults = numbers.upper().strip("_").split("_")
+            missing += [f"{fault}: {name}" for fault in faults if f"`{name}`" not in rows_of_faults[fault]]
+
+    assert missing == []
 
 
 def test_every_test_that_the_guarantees_name_exists() -> None:

@@ -36,11 +36,7 @@ def test_a_worker_killed_at_a_crash_point_is_succeeded_by_another_attempt_with_t
     audited: Fleet, point: Point, victim: Victim
 ) -> None:
     # One run for each direction, all three killed at once: each loses its own worker.
-    named = "" if point is Point.WORKER_RECEIVED else "$"
-    killed = [
-        (audited.armoury.arm(point, f"^{task}$" if named else f"^{task.split('.c')[0]}", victim=victim), moods)
-        for task, moods, _ in (DIRECTIONS.values() if named else [DIRECTIONS["action"]])
-    ]
+    killed = [(audited.armoury.arm(point, f"^{task}$", victim=victim), moods) for task, moods, _ in DIRECTIONS.values()]
     handles = [
         (audited.start(trip, f"{point}-{victim}-{number}", **moods), moods) for number, (_, moods) in enumerate(killed)
     ]
@@ -51,25 +47,40 @@ def test_a_worker_killed_at_a_crash_point_is_succeeded_by_another_attempt_with_t
         history = audited.ends(handle, _end(moods))
         assert audited.applied(handle, "charge") == 1
         assert len({e.token for e in history if e.kind is EventKind.ATTEMPT_SCHEDULED}) <= 1
+        if victim is Victim.SELF and point is Point.WORKER_RECEIVED:  # nobody had claimed it: nothing was lost
+            assert EventKind.STEP_LOST not in kinds(history)
 
 
-def test_f10_a_worker_parent_killed_in_mid_step_leaves_one_outcome(audited: Fleet) -> None:
+def test_f10_worker_parents_killed_in_mid_step_leave_one_outcome(audited: Fleet) -> None:
     # The child outlives its parent for a moment: it may finish, or its claim runs out.
-    armed = audited.armoury.arm(Point.WORKER_CLAIMED, "^application.charge$", victim=Victim.PARENT)
+    armed = [
+        audited.armoury.arm(Point.WORKER_CLAIMED, f"^{task}$", victim=Victim.PARENT) for task, _, _ in DIRECTIONS.values()
+    ]
 
-    handle = audited.start(trip, "f10-parent")
+    handles = [(audited.start(trip, f"f10-{name}", **moods), moods) for name, (_, moods, _) in DIRECTIONS.items()]
 
-    audited.fired(armed)
-    audited.ends(handle, Status.COMPLETED)
-    assert audited.applied(handle, "charge") == 1
+    for crash in armed:
+        audited.fired(crash)
+    for handle, moods in handles:
+        history = audited.ends(handle, _end(moods))
+        assert audited.applied(handle, "charge") == 1
+        assert audited.undone(handle, "charge") == (1 if "abort" in moods.values() else 0)
+        undos = [e for e in history if e.kind is EventKind.COMPENSATION_SCHEDULED and e.key == "application.charge#1"]
+        assert len({event.token for event in undos}) <= 1
 
 
 def test_f11_a_step_that_kills_every_worker_stalls_its_run_and_the_others_go_on(audited: Fleet) -> None:
-    poison = audited.start(trip, "f11-poison", charge="crash")
+    poisons = {
+        "action": audited.start(trip, "f11-action", charge="crash"),
+        "compensation": audited.start(trip, "f11-compensation", confirm="abort", undo_charge="crash"),
+        "probe": audited.start(trip, "f11-probe", charge="fail_once", probe_charge="crash"),
+    }
     healthy = [audited.start(trip, f"f11-healthy-{number}") for number in range(5)]
 
-    history = audited.stalls_as(poison, StallReason.POISON_STEP, seconds=40)
-    assert kinds(history).count(EventKind.STEP_LOST) == LOST_MAX
+    for direction, poison in poisons.items():
+        history = audited.stalls_as(poison, StallReason.POISON_STEP, seconds=40)
+        assert kinds(history).count(EventKind.STEP_LOST) == LOST_MAX
+        assert audited.attempts(poison, "charge", direction) == list(range(1, LOST_MAX + 1))
     for handle in healthy:
         audited.ends(handle, Status.COMPLETED)
 

@@ -37,8 +37,8 @@ from tests.simulation.world import World
 pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
 SEEDS = [int(seed) for seed in os.environ.get("SAGA_TEST_SEEDS", "11").split(",")]
-CHAOS_SECONDS = 5.0
-TRANSFERS = 60
+CHAOS_SECONDS = 4.0
+TRANSFERS = 50
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def test_money_is_conserved_on_hot_accounts_under_chaos(
     struck: Counter[str] = Counter()
     began = time.monotonic()
     next_strike = began + 0.3
-    while (now := time.monotonic()) < began + CHAOS_SECONDS:
+    while (now := time.monotonic()) < began + CHAOS_SECONDS or len(handles) < TRANSFERS:
         while len(handles) < TRANSFERS * (now - began) / (CHAOS_SECONDS * 0.8) and len(handles) < TRANSFERS:
             number = len(handles)
             handles.append(_start(world, definition, f"seed-{world.seed}-{number}", planned[number]))
@@ -142,6 +142,5 @@ def test_money_is_conserved_on_hot_accounts_under_chaos(
     held = dict(world.owner.execute("SELECT name, cents FROM public.account").fetchall())
     assert held == expected, f"I23, seed {world.seed}"
     assert sum(held.values()) == OPENING_CENTS * len(ACCOUNTS)
-    assert len(handles) == TRANSFERS
     assert ends[Status.COMPLETED] > 10
     assert ends[Status.COMPENSATED] > 5

@@ -134,6 +134,21 @@ def test_every_boundary_is_tried_and_each_step_is_killed_before_and_after_its_ef
     assert len(set(passed)) == len(passed)
 
 
+@pytest.mark.parametrize(
+    "point", [Point.TURN_DECIDED, Point.TURN_COMMITTED, Point.TURN_PUBLISHED, Point.WORKER_RECORDED]
+)
+def test_messages_that_are_lost_or_doubled_change_nothing(point: Point) -> None:
+    fakes = Outside().fakes
+    unharmed = play(bought, "7", replace=fakes)
+    with pytest.raises(SagaError) as raised:
+        play(bought, "7", replace=fakes, crash_at="nowhere")
+    names = [name for line in str(raised.value).splitlines() if (name := line.strip()).startswith(point)]
+
+    assert len(names) >= 4
+    for name in names:
+        assert play(bought, "7", replace=fakes, crash_at=name).effects == unharmed.effects
+
+
 def test_an_action_that_ignores_its_token_is_found() -> None:
     charges: list[str] = []
 

@@ -77,8 +77,9 @@ def test_a_stand_in_for_a_compensation_or_a_probe() -> None:
 
 
 def test_what_is_no_step_cannot_be_replaced() -> None:
-    for target in (played, len, stock.function):
-        with pytest.raises(DefinitionError, match="replace has .*: expected a step"):
+    targets: list[Any] = [played, len, stock.function]
+    for target in targets:
+        with pytest.raises(DefinitionError, match=r"replace has .*: expected a step"):
             play(played, 3, replace={target: 1})
 
 

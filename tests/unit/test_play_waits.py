@@ -114,6 +114,14 @@ def test_weeks_of_waiting_take_milliseconds() -> None:
     assert ended.state == {"reminders": 3}
 
 
+def test_a_lease_runs_from_the_moment_of_the_claim() -> None:
+    signals = [send(decision, Approved("Ada"), at=DAY), send(signed, Signed(7), at=2 * DAY)]
+
+    ended = play(lending, 3, signals=signals, crash_at="worker.ran steps.charge#1")
+
+    assert ended.elapsed == 2 * DAY + timedelta(seconds=70)
+
+
 def test_a_play_starts_when_it_is_told() -> None:
     new_year = datetime(2030, 1, 1, tzinfo=UTC)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
+from greenlet import getcurrent
 
 from saga import Context, Status
 from saga.core.definition import SagaDefinition
@@ -230,6 +231,36 @@ def test_a_run_that_its_batch_evicts_is_read_again_from_its_log() -> None:
 
 
 # -- timers ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_whose_function_survives_its_eviction_is_stalled_and_goes_on_when_it_is_retried() -> None:
+    mended = False
+
+    def clinging(ctx: Context, n: int) -> int:
+        try:
+            return ctx.run(look, n)
+        except BaseException:
+            if not mended:
+                here = getcurrent()
+                assert here.parent is not None
+                here.parent.switch()  # it leaves, and could be switched to again
+            raise
+
+    cling = SagaDefinition(clinging, name="cling")
+    turned = Turned(cling, BUY, cache_runs=1)
+    run = turned.start(cling, "a")
+    turned.turn()
+    turned.start(BUY, "b")
+    turned.turn()
+
+    turned.end(run, "look")
+    turned.turn()
+    assert (turned.rows[run].status, turned.rows[run].reason) == (Status.STALLED, StallReason.SAGA_BUG)
+    mended = True
+    turned.ask(EventKind.RETRY_REQUESTED, "cling", "a")
+    turned.turn()
+
+    assert turned.status(run) is Status.COMPLETED
 
 
 def test_a_timer_that_is_cancelled_while_it_is_due_need_not_be_there_any_more() -> None:

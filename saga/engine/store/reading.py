@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -35,6 +37,15 @@ LATERAL (
 ORDER BY x.id DESC LIMIT %(limit)s
 """
 
+# The partial index is used only where the query implies its predicate: that is why it says what `@>` says already.
+_LIST_BY_ATTRIBUTES = """
+SELECT {columns} FROM {s}.run
+WHERE attributes @> %(attributes)s::jsonb AND attributes <> '{}' AND id < %(before)s
+  AND (%(saga)s::text IS NULL OR saga = %(saga)s)
+  AND (%(statuses)s::text[] IS NULL OR status = ANY (%(statuses)s::text[]))
+ORDER BY id DESC LIMIT %(limit)s
+"""
+
 _LAST = UUID(int=2**128 - 1)
 
 _EVENTS = """
@@ -48,6 +59,15 @@ WHERE shard = (SELECT shard FROM {s}.run WHERE id = %(run)s) AND run = %(run)s O
 """
 
 _TIMERS = "SELECT name, due_at FROM {s}.timer WHERE run = %s ORDER BY due_at"
+
+_LOCKS = """
+SELECT l.name, l.held, h.holder,
+       (SELECT count(*) FROM {s}.lock b WHERE b.name = l.name AND NOT b.held AND b.id < l.id)
+FROM {s}.lock l LEFT JOIN {s}.lock h ON h.name = l.name AND h.held
+WHERE l.run = %s ORDER BY l.id
+"""
+
+_STANDING = "SELECT id, status, reason FROM {s}.run WHERE id = ANY (%s)"
 
 _INCIDENTS = """
 SELECT id, run, token, attempt, kind, payload, at FROM {s}.incident
@@ -130,6 +150,16 @@ class OpenTimer:
 
 
 @dataclass(frozen=True, slots=True)
+class LockPlace:
+    """A run's place at a semantic lock; `holder` is the address of whoever has it, `ahead` how many stand before it."""
+
+    name: str
+    held: bool
+    holder: str | None
+    ahead: int
+
+
+@dataclass(frozen=True, slots=True)
 class RecordedIncident:
     """An incident as it stands in the table."""
 
@@ -181,6 +211,9 @@ class Reading:
         self._answer = statement(schema, _ANSWER)
         self._list = statement(schema, _LIST, columns=RUN_COLUMNS)
         self._list_by_status = statement(schema, _LIST_BY_STATUS, columns=RUN_COLUMNS)
+        self._list_by_attributes = statement(schema, _LIST_BY_ATTRIBUTES, columns=RUN_COLUMNS)
+        self._locks = statement(schema, _LOCKS)
+        self._standing = statement(schema, _STANDING)
         self._events = statement(schema, _EVENTS)
         self._tasks = statement(schema, _TASKS)
         self._timers = statement(schema, _TIMERS)
@@ -189,6 +222,17 @@ class Reading:
         self._depths = statement(schema, _DEPTHS)
         self._pending = statement(schema, _PENDING)
         self._statuses = statement(schema, _STATUSES)
+
+    @contextmanager
+    def snapshot(self, connection: Connection) -> Iterator[None]:
+        """Let all looks in the block see the same moment, as one transaction that only reads.
+
+        Raises:
+            psycopg.Error: nothing was read.
+        """
+        with connection.transaction():
+            connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            yield
 
     def find(self, connection: Connection, saga: str, key: str) -> FoundRun | None:
         """Read the run with this address; None: there is none, or its start is not taken yet (see `look`).
@@ -227,10 +271,13 @@ class Reading:
         *,
         status: str | Sequence[str] | None = None,
         saga: str | None = None,
+        attributes: Mapping[str, Any] | None = None,
         limit: int = 50,
         before: UUID | None = None,
     ) -> list[RunRow]:
         """Read a page of runs, newest first; `before` is the id of the last one of the page before.
+
+        `attributes` are what `ctx.set_attributes` must have set, all of them.
 
         Raises:
             psycopg.Error: nothing was read.
@@ -238,6 +285,9 @@ class Reading:
         statuses = None if status is None else [status] if isinstance(status, str) else list(status)
         values = {"statuses": statuses, "saga": saga, "before": before or _LAST, "limit": limit}
         query = self._list if statuses is None else self._list_by_status
+        if attributes:
+            query = self._list_by_attributes
+            values["attributes"] = json.dumps(attributes)
         return [RunRow(*row) for row in connection.execute(query, values)]
 
     def events(self, connection: Connection, run: UUID, after_seq: int = 0) -> list[tuple[Event, bytes]]:
@@ -248,6 +298,15 @@ class Reading:
             psycopg.Error: nothing was read.
         """
         return [(event_of(row), row[9]) for row in connection.execute(self._events, (run, after_seq))]
+
+    def log(self, connection: Connection, run: UUID) -> list[Event]:
+        """Read a run's log without its digests.
+
+        Raises:
+            UnreadableLogs: the log holds what this code does not know.
+            psycopg.Error: nothing was read.
+        """
+        return [event for event, _ in self.events(connection, run)]
 
     def open_tasks(self, connection: Connection, run: UUID) -> list[OpenTask]:
         """Read the attempts of a run that are queued or being run.
@@ -264,6 +323,24 @@ class Reading:
             psycopg.Error: nothing was read.
         """
         return [OpenTimer(*row) for row in connection.execute(self._timers, (run,))]
+
+    def locks(self, connection: Connection, run: UUID) -> list[LockPlace]:
+        """Read the semantic locks that a run holds or stands in line for, in the order of asking.
+
+        Raises:
+            psycopg.Error: nothing was read.
+        """
+        return [LockPlace(*row) for row in connection.execute(self._locks, (run,))]
+
+    def standing(self, connection: Connection, runs: Iterable[UUID]) -> dict[UUID, tuple[str, str | None]]:
+        """Read where runs stand: status, and the reason of a stall. One that no turn has made yet is left out.
+
+        Raises:
+            psycopg.Error: nothing was read.
+        """
+        ids = list(runs)
+        rows = connection.execute(self._standing, (ids,)).fetchall() if ids else []
+        return {run: (status, reason) for run, status, reason in rows}
 
     def incidents(self, connection: Connection, run: UUID | None = None, *, limit: int = 100) -> list[RecordedIncident]:
         """Read the incidents of a run, or of all runs, newest first.
