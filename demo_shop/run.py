@@ -20,9 +20,9 @@ from demo_shop.processes import Supervisor
 from demo_shop.report import Board, Outcome, Snapshot, print_outcome, write_json, write_logs
 from demo_shop.services.catalogue import SERVICES
 from demo_shop.stage import QUEUE, ROOT, SCHEMA, mending, start_engine, start_services, wait_until_up, workplace
+from demo_shop.tables import fresh_tables
 from demo_shop.verdict import judge
 from saga.cli import embedded
-from saga.engine import schema
 
 COORDINATORS = ("coordinator-1", "coordinator-2")
 WORKERS = ("worker-1", "worker-2")
@@ -55,7 +55,7 @@ def run(options: Options, console: Console) -> int:
     """Run the orders, strike the kills, audit, and return the exit code: 0 when nothing is wrong.
 
     Raises:
-        ConfigurationError: the servers cannot be started.
+        ConfigurationError: the servers cannot be started, or the named database is in use.
         TookTooLong: the processes did not come up.
     """
     began = time.monotonic()
@@ -73,7 +73,7 @@ def _run_in(folder: Path, options: Options, console: Console, began: float) -> O
     journal = folder / "client.jsonl"
     with contextlib.ExitStack() as stack:
         servers = stack.enter_context(embedded.servers(ROOT / ".saga"))
-        schema.upgrade(servers.owner_url, SCHEMA, grant_to=servers.application_role)
+        stack.enter_context(fresh_tables(servers, SCHEMA))
         lookout = Lookout(database_url=servers.database_url, broker_url=servers.broker_url, schema=SCHEMA, queue=QUEUE)
         supervisor = stack.enter_context(Supervisor(folder, ROOT))
         environment = {

@@ -22,9 +22,7 @@ UNNUMBERED = {
     14: ["test_the_checkout_of_the_readme_completes_and_is_undone"],
     25: ["test_a_stuck_undo_is_explained_retried_and_resolved"],
 }
-_WRITTEN = re.compile(
-    r"(?<=from the names of the tests. -->\n\n).*?(?=\n<!-- End of what is written)", re.DOTALL
-)
+_WRITTEN = re.compile(r"(?<=from the names of the tests. -->\n\n).*?(?=\n<!-- End of what is written)", re.DOTALL)
 
 #: What a status means; one entry for each, or the generator fails.
 STATUSES: dict[Status, str] = {

@@ -21,7 +21,7 @@ from celery import Celery
 
 from saga.core.errors import ConfigurationError, SagaError
 from saga.core.events import EventKind
-from saga.core.lifecycle import StallReason
+from saga.core.lifecycle import StallReason, Status
 from saga.engine import schema as tables
 from saga.engine.beating import Beat
 from saga.engine.cache import Cache
@@ -35,6 +35,7 @@ from saga.engine.resting import Rest
 from saga.engine.store.connect import Connection, connect
 from saga.engine.store.failures import BatchRefused, CommitUnknown, Fenced, StoreFailure, Superseded
 from saga.engine.store.floors import Floors
+from saga.engine.store.logs import UnreadableLogs
 from saga.engine.store.membership import Membership, OwnedShard
 from saga.engine.store.sending import Sending
 from saga.engine.store.turning import Turning
@@ -86,6 +87,8 @@ class Coordinator:
         self._rung: frozenset[int] = frozenset()  #: shards that rang while the bells were held
         self._shards: dict[int, OwnedShard] = {}
         self._suspicion = Suspicion(self._membership, self.me)
+        #: Runs whose logs only newer code can read: (shard, saga, key).
+        self._aside: dict[UUID, tuple[int, str, str]] = {}
         self._republishing: set[int] = set()  #: shards whose tasks the publisher is sending again
         self._owned_at = 0.0
         self._moved = 0
@@ -236,6 +239,7 @@ class Coordinator:
             starts=self._publisher.has_room,
             floors=None if rung else self._floors.current(),
             known=self._cache,
+            aside={run: (saga, key) for run, (_, saga, key) in self._aside.items()},
         )
         concerned = {arrival.run for arrival in taken.arrivals if arrival.run} | {timer.run for timer in taken.timers}
         taken = replace(taken, runs={**taken.runs, **self._cache.rows(concerned, self._build)})
@@ -247,12 +251,31 @@ class Coordinator:
         if not taken.arrivals and not taken.timers:
             return False
         reach(Point.TURN_TAKEN)
-        prepared = self._turns.decide(taken, only=only, runs_max=self._runs_max)
+        try:
+            prepared = self._turns.decide(taken, only=only, runs_max=self._runs_max)
+        except UnreadableLogs as error:
+            self._set_aside(taken, error)
+            return True
         return self._commit(prepared, taken)
+
+    def _set_aside(self, taken: Taken, error: UnreadableLogs) -> None:
+        """Leave runs that newer code has written to that code: stalled, and all that is for them stays in the inbox."""
+        self._cache.evict(taken.runs)  # what of this batch was fed already is ahead of the database
+        for run, why in error.runs.items():
+            row = taken.runs.get(run)
+            if row is None:  # the start of a run that undoes one of newer code's: it waits in the inbox
+                start = next(arrival for arrival in taken.arrivals if arrival.run == run)
+                self._aside[run] = (start.shard, start.saga or "", start.key or "")
+                continue
+            log.error("%s/%s is left to newer code: %s", row.saga, row.key, why)
+            self._aside[run] = (row.shard, row.saga, row.key)
+            stalled = row.status == Status.STALLED and row.reason == StallReason.REPLAY_MISMATCH
+            if row.ended_at is None and not stalled:
+                self._commit(self._turns.stall_unread(row, taken.now, StallReason.REPLAY_MISMATCH, why), taken)
 
     def _commit(self, prepared: Prepared, taken: Taken) -> bool:
         batch = prepared.batch
-        if not batch.taken and not batch.timers_gone and not batch.timers_cancelled:
+        if not (batch.taken or batch.timers_gone or batch.timers_cancelled or batch.changes):
             return False
         kinds = " ".join(event.event.kind for event in batch.events)
         reach(Point.TURN_DECIDED, kinds)
@@ -354,6 +377,7 @@ class Coordinator:
         if changed:
             log.info("owns %d shards", len(owned))
             self._cache.evict_shards(changed)
+            self._aside = {run: place for run, place in self._aside.items() if place[0] not in changed}
             self._floors.forget()
             self._rest.get_up()
         self._suspicion.came(connection, (owned[shard] for shard in came))

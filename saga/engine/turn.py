@@ -53,6 +53,7 @@ from saga.engine.records import (
 )
 from saga.engine.registry import Definitions
 from saga.engine.renewing import lease_seconds
+from saga.engine.store.logs import UnreadableLogs
 
 #: Seconds for which an arrival may wait for a start of its run before it counts as meant for no run.
 ORPHAN_SECONDS = 60.0
@@ -162,6 +163,32 @@ class Turns:
         cached = self._load(work, taken.now, log, fold_only=True)
         if cached is not None:
             self._suspend(work, cached, taken.now, prepared, reason, message)
+        return prepared
+
+    def stall_unread(self, row: RunRow, now: datetime, reason: StallReason, message: str) -> Prepared:
+        """Decide that a run stalls whose log cannot be read here: one event behind its head, and nothing is taken."""
+        payload = json.dumps({"reason": reason, "message": message[:2_000]})
+        event = Event(row.head + 1, EventKind.RUN_STALLED, now, payload=payload)
+        digest = chain_digest(row.digest, event)
+        prepared = Prepared()
+        prepared.batch.events.append(NewEvent(row.id, event, digest))
+        prepared.batch.changes.append(
+            RunChange(
+                id=row.id,
+                old_head=row.head,
+                head=event.seq,
+                build=self._build,
+                status=Status.STALLED.value,
+                reason=reason.value,
+                cause=row.cause,
+                digest=digest,
+                result=None,
+                failure=payload,
+                ended_at=None,
+            )
+        )
+        prepared.heads[row.id] = (row.head, event.seq)
+        prepared.labels[row.id] = f"{row.saga}/{row.key}"
         return prepared
 
     # -- gathering -------------------------------------------------------------------------------------------------
@@ -360,7 +387,7 @@ class Turns:
                 return None
             version = int(json.loads(start.payload or "{}")["version"])
             definition = self._definitions.find(start.saga, version)
-            undoes = self._undoes(start.payload)
+            undoes = self._undoes(work.run, start.payload)
             execution = Execution(work.run, start.key, definition, codec, fold_only=fold_only, undoes=undoes)
             return CachedRun(
                 execution, start.saga, start.key, start.shard, version, 0, b"", _digest(_given(start)), now
@@ -371,7 +398,7 @@ class Turns:
         definition = self._definitions.find(row.saga, row.version)
         # A run that was in memory when the batch began may have made room for another since.
         log = log or self._logs([work.run]).get(work.run, [])
-        undoes = self._undoes(log[0][0].payload) if log else None
+        undoes = self._undoes(work.run, log[0][0].payload) if log else None
         execution = Execution(work.run, row.key, definition, codec, fold_only=fold_only, undoes=undoes)
         execution.replay(event for event, _ in log)
         return CachedRun(
@@ -386,15 +413,16 @@ class Turns:
             row.started_at,
         )
 
-    def _undoes(self, start: str | None) -> tuple[UUID, list[Event]] | None:
+    def _undoes(self, run: UUID, start: str | None) -> tuple[UUID, list[Event]] | None:
         """Return the run that a run takes back, with its log, or None for any other run."""
-        if start is None or '"undoes":"' not in start[:1_000]:
+        told, _, _ = (start or "").partition(',"input":')
+        if '"undoes":"' not in told:
             return None
-        found = json.loads(start).get("undoes")
-        if found is None:
-            return None
-        run = UUID(found)
-        return run, [event for event, _ in self._logs([run]).get(run, [])]
+        undone = UUID(json.loads(told + "}")["undoes"])
+        try:
+            return undone, [event for event, _ in self._logs([undone]).get(undone, [])]
+        except UnreadableLogs as error:
+            raise UnreadableLogs({run: str(error)}) from error
 
     # -- writing ---------------------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from .world import World
 # Emptying is a tenth of the price of copying the template for each test.
 EMPTY = """
 DELETE FROM saga.event; DELETE FROM saga.run; DELETE FROM saga.task; DELETE FROM saga.inbox; DELETE FROM saga.timer;
-DELETE FROM saga.incident; ALTER SEQUENCE saga.task_id_seq RESTART;
+DELETE FROM saga.incident; DELETE FROM saga.lock; ALTER SEQUENCE saga.task_id_seq RESTART;
 UPDATE saga.shard SET owner = NULL, epoch = 0, republish_from = NULL, suspect = NULL, strikes = 0;
 DELETE FROM saga.coordinator;
 """

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+import psycopg
 import pytest
 
 from saga.core.events import EventKind
-from saga.engine.records import Arrival, Batch, Incident, NewTimer
+from saga.engine.records import Arrival, Batch, Incident, LockRequest, NewTimer
 from saga.engine.store.connect import Connection
-from saga.engine.store.reading import FoundRun, Look
+from saga.engine.store.reading import FoundRun, LockPlace, Look
 
 from .world import World, change_of, new_event, new_run
 
@@ -119,6 +121,82 @@ def test_runs_are_listed_newest_first_in_pages(world: World, connection: Connect
     assert [run.id.int for run in world.reading.list_runs(connection, status=["stalled", "running"], limit=2)] == [9, 5]
     assert world.reading.list_runs(connection, saga="checkout", status="stalled") == []
     assert world.reading.statuses(connection) == {"running": 5, "stalled": 1}
+
+
+def test_runs_are_listed_by_their_attributes(world: World, connection: Connection) -> None:
+    me = world.coordinator(connection)
+    shown = [{"city": "Berlin", "floor": 3}, {"city": "Berlin", "floor": "3"}, {"city": "Rome"}, None]
+    runs = [
+        new_run(id=UUID(int=number), attributes=json.dumps(attributes) if attributes else None)
+        for number, attributes in enumerate(shown, 1)
+    ]
+    runs.append(new_run(id=UUID(int=9), saga="refund", attributes='{"city": "Berlin"}'))
+    world.turning.commit(connection, me, Batch(runs=runs))
+
+    def found(**options: Any) -> list[int]:
+        return [run.id.int for run in world.reading.list_runs(connection, **options)]
+
+    assert found(attributes={"city": "Berlin"}) == [9, 2, 1]
+    assert found(attributes={"city": "Berlin"}, limit=2) == [9, 2]
+    assert found(attributes={"city": "Berlin"}, before=UUID(int=2)) == [1]
+    assert found(attributes={"city": "Berlin", "floor": 3}) == [1]
+    assert found(attributes={"city": "Berlin"}, saga="checkout", status=["running"]) == [2, 1]
+    assert found(attributes={"city": "Berlin"}, status="stalled") == []
+    assert found(attributes={}) == [9, 4, 3, 2, 1]
+
+
+_MANY = """
+INSERT INTO saga.run (id, saga, key, shard, version, build, status, head, digest, input_digest, input, attributes,
+                      started_at)
+SELECT gen_random_uuid(), 'checkout', 'many-' || n, n % 64, 1, 'b', 'running', 1, sha256(''), sha256(''), '{}',
+       CASE WHEN n % 4 > 0 THEN jsonb_build_object('order', n) ELSE '{}' END, now()
+FROM generate_series(1, 20000) n
+"""
+
+
+def test_a_rare_attribute_is_found_by_its_index(world: World) -> None:
+    owner = world.connect_as_owner()
+    owner.execute(_MANY)
+    owner.execute("ANALYZE saga.run")
+    query = world.reading._list_by_attributes.replace(b"SELECT", b"EXPLAIN SELECT", 1)
+    values = {"attributes": '{"order": 41}', "before": UUID(int=2**128 - 1), "saga": None, "statuses": None}
+
+    with psycopg.connect(world.database.url) as client:  # as the commands do: the engine's own plans are pinned
+        plan = "\n".join(row[0] for row in client.execute(query, {**values, "limit": 50}))
+        found = world.reading.list_runs(client, attributes={"order": 41})
+
+    assert "Bitmap Index Scan on run_attributes" in plan, plan
+    assert [run.key for run in found] == ["many-41"]
+
+
+def test_a_snapshot_shows_one_moment(world: World, connection: Connection) -> None:
+    me = world.coordinator(world.connect())
+    run = new_run()
+    with world.reading.snapshot(connection):
+        before = world.reading.statuses(connection)
+        world.turning.commit(world.connect(), me, Batch(runs=[run]))
+        within = world.reading.statuses(connection)
+
+    assert (before, within, world.reading.statuses(connection)) == ({}, {}, {"running": 1})
+    assert world.reading.standing(connection, [run.id, UUID(int=1)]) == {run.id: ("running", None)}
+    assert world.reading.standing(connection, []) == {}
+
+
+def test_the_line_at_a_lock_is_seen(world: World, connection: Connection) -> None:
+    me = world.coordinator(connection)
+    runs = [new_run() for _ in range(3)]
+    world.turning.commit(connection, me, Batch(runs=runs))
+    for number, run in enumerate(runs):
+        request = LockRequest("order:1", run.id, 7, UUID(int=number), 1, True, f"checkout/{number}")
+        world.turning.commit(connection, me, Batch(lock_requests=[request]))
+
+    places = [world.reading.locks(connection, run.id) for run in runs]
+
+    assert places == [
+        [LockPlace("order:1", True, "checkout/0", 0)],
+        [LockPlace("order:1", False, "checkout/0", 0)],
+        [LockPlace("order:1", False, "checkout/0", 1)],
+    ]
 
 
 def test_what_a_run_waits_for_is_seen(world: World, connection: Connection) -> None:

@@ -138,7 +138,7 @@ def _collect(fleet: Fleet, servers: Servers) -> dict[str, str]:
     fleet.ends(_start(fleet, "after", {}), Status.COMPLETED)
     fleet.until_told()
     environment = {**fleet.nodes["c1"].environment}
-    away = {**environment, "SAGA_TEST_DATABASE": fleet.database.url.replace("127.0.0.1:", "127.0.0.1:1")}
+    away = {**environment, "SAGA_TEST_DATABASE": re.sub(r":\d+/", ":1/", fleet.database.url)}
     for where, env, command in (
         ("saga list", environment, ["list"]),
         ("saga list --json", environment, ["list", "--json"]),

@@ -45,7 +45,9 @@ def test_f27_a_step_that_no_worker_knows_is_seen_and_runs_when_a_worker_comes_th
     handle = fleet.start(polished, "lacking")
 
     fleet.until(lambda: old.said().count(_UNREGISTERED) >= 2, "its message is thrown away, and sent again")
-    waits = "SELECT count(*) FROM saga.task WHERE claimed_by IS NULL AND created_at < clock_timestamp() - interval '3 s'"
+    waits = (
+        "SELECT count(*) FROM saga.task WHERE claimed_by IS NULL AND created_at < clock_timestamp() - interval '3 s'"
+    )
     fleet.until(lambda: fleet.count(waits) == 1, "it has waited for long enough to be odd")
     assert fleet.status(handle) is Status.RUNNING
     waiting = shown(fleet, handle.address)["waiting"][0]

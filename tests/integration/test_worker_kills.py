@@ -54,7 +54,8 @@ def test_a_worker_killed_at_a_crash_point_is_succeeded_by_another_attempt_with_t
 def test_f10_worker_parents_killed_in_mid_step_leave_one_outcome(audited: Fleet) -> None:
     # The child outlives its parent for a moment: it may finish, or its claim runs out.
     armed = [
-        audited.armoury.arm(Point.WORKER_CLAIMED, f"^{task}$", victim=Victim.PARENT) for task, _, _ in DIRECTIONS.values()
+        audited.armoury.arm(Point.WORKER_CLAIMED, f"^{task}$", victim=Victim.PARENT)
+        for task, _, _ in DIRECTIONS.values()
     ]
 
     handles = [(audited.start(trip, f"f10-{name}", **moods), moods) for name, (_, moods, _) in DIRECTIONS.items()]

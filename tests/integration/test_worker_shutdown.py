@@ -21,9 +21,7 @@ pytestmark = [pytest.mark.chaos]
 
 
 @pytest.fixture(scope="module")
-def workless(
-    servers: Servers, template_database: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Fleet]:
+def workless(servers: Servers, template_database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     """One coordinator, and no worker yet."""
     for made in make_fleet(servers, template_database, tmp_path_factory.mktemp("workless")):
         made.coordinator("c1")

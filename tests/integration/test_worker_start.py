@@ -96,7 +96,8 @@ def test_a_worker_whose_postgres_is_away_starts_and_waits(broker_url: str, tmp_p
 
 def test_a_worker_of_an_application_without_sagas_needs_no_database(broker_url: str, tmp_path: Path) -> None:
     (tmp_path / "plain_app.py").write_text(
-        "import os\nfrom celery import Celery\nimport saga\napp = Celery('plain', broker=os.environ['CELERY_BROKER_URL'])\n"
+        "import os\nfrom celery import Celery\nimport saga\n"
+        "app = Celery('plain', broker=os.environ['CELERY_BROKER_URL'])\n"
     )
     log = tmp_path / "worker.log"
     alone = {**environment(None, broker_url), "PYTHONPATH": f"{tmp_path}:{ROOT}"}

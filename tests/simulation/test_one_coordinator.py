@@ -245,7 +245,8 @@ def test_a_due_timer_that_its_run_knows_nothing_of_is_deleted_once(world: World)
         world.until(lambda: world.count("SELECT count(*) FROM saga.task") == 1, "it waits for a worker")
         with watching(Point.TURN_TAKEN, lambda: None) as turns:
             world.owner.execute(
-                "INSERT INTO saga.timer SELECT id, 'action:application.charge#1', shard, clock_timestamp() FROM saga.run"
+                "INSERT INTO saga.timer (run, name, shard, due_at) "
+                "SELECT id, 'action:application.charge#1', shard, clock_timestamp() FROM saga.run"
             )
             world.until(lambda: world.count("SELECT count(*) FROM saga.timer") == 0, "the timer is deleted")
             before = handle.history()

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from saga.cli.diagnosis import Answers, Node, diagnose, slow_tasks
+from saga.cli.waits import Child, Lock, SignalWait, Waits
 from saga.engine.records import Arrival, RunRow
 from saga.engine.store.reading import CoordinatorRow, OpenTask, OpenTimer
 
@@ -40,6 +41,7 @@ def reasons(
     timers: tuple[OpenTimer, ...] = (),
     arrivals: tuple[Arrival, ...] = (),
     answers: Answers | None = None,
+    waits: Waits | None = None,
     stall_message: str | None = None,
 ) -> str:
     return "\n".join(
@@ -50,6 +52,7 @@ def reasons(
             arrivals=arrivals,
             tasks=tasks,
             timers=timers,
+            waits=waits,
             answers=answers,
             stall_message=stall_message,
             shard=7,
@@ -119,6 +122,45 @@ def test_timers_say_what_they_are_for() -> None:
     assert told[1].startswith("waiting for a retry of the undo of a.b#1")
     assert told[2].startswith("the deadline of a.b#1")
     assert told[3].startswith("the run is undone if it has not passed its pivot")
+
+
+def test_a_wait_for_a_signal_says_how_to_send_it() -> None:
+    waits = Waits(signals=(SignalWait("decision", "signal:decision#1", NOW - timedelta(days=3)),))
+
+    assert (
+        reasons(waits=waits) == "waiting for signal decision since 3 d: `saga signal checkout/1 decision JSON` sends it"
+    )
+    assert reasons(row("completed"), waits=waits) == ""
+
+
+def test_a_timer_of_the_saga_says_when_it_is_due() -> None:
+    assert "waiting for timer#1 at " in reasons(timers=(OpenTimer("timer:timer#1", NOW + timedelta(seconds=40)),))
+    late = reasons(timers=(OpenTimer("timer:timer#1", NOW - timedelta(seconds=4)),))
+    assert late == "waiting for timer#1 since 4.0 s: it is due"
+
+
+def child(status: str, *, reason: str | None = None, open: bool = True, undo: bool = False) -> Child:  # noqa: A002
+    return Child("child:leg#1", ONE, "leg/1", undo, NOW - timedelta(seconds=5), open, status, reason)
+
+
+def test_a_wait_for_a_child_says_where_it_stands() -> None:
+    def told(one: Child) -> str:
+        return reasons(waits=Waits(children=(one,)))
+
+    assert told(child("running")) == "waiting for its child leg/1 (running) since 5.0 s"
+    assert told(child("running", undo=True)) == "waiting for the undo of its child, leg/1 (running) since 5.0 s"
+    assert "is stalled (saga_bug): `saga show leg/1` says why" in told(child("stalled", reason="saga_bug"))
+    assert told(child("completed")) == "waiting for a turn: its child leg/1 has ended (completed)"
+    assert told(child("completed", open=False)) == ""
+
+
+def test_a_wait_for_a_lock_says_who_holds_it() -> None:
+    held = Lock("order:1", True, "checkout/1", 0, NOW)
+    line = Lock("order:2", False, "checkout/9", 2, NOW - timedelta(seconds=7))
+
+    told = reasons(waits=Waits(locks=(held, line)))
+
+    assert told == "waiting for lock order:2 since 7.0 s, held by checkout/9; 2 run(s) stand before it"
 
 
 def test_each_stall_says_what_to_do() -> None:

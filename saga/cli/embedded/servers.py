@@ -72,6 +72,12 @@ class Servers:
         return self._asked_postgres().application
 
     @property
+    def is_named_database(self) -> bool:
+        """Whether this is the very database that the environment names; what else is in it is not ours."""
+        asked = self._asked_postgres()
+        return asked.server is None and asked.url == asked.admin_url
+
+    @property
     def broker_url(self) -> str:
         """The broker, as Celery takes it."""
         if self._valkey is None:
