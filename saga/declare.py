@@ -50,6 +50,7 @@ def step(
     retry: Retry | None = ...,
     timeout: float | None = ...,
     deadline: float | None = ...,
+    heartbeat: float | None = ...,
     transactional: bool = ...,
 ) -> StepDecorator: ...
 def step(
@@ -61,13 +62,16 @@ def step(
     retry: Retry | None = None,
     timeout: float | None = TIMEOUT_SECONDS,
     deadline: float | None = None,
+    heartbeat: float | None = None,
     transactional: bool = False,
 ) -> Any:
     """Declare a function as a step's action.
 
     `timeout` is seconds for one attempt (None: no limit), `deadline` seconds for all of them; `name` defaults to the
-    last part of the module and the function; `aliases` are its former names. A `transactional` step gets a SQLAlchemy
-    connection in `saga.current.connection` whose commit also records the outcome.
+    last part of the module and the function; `aliases` are its former names. With `heartbeat`, in seconds, an attempt
+    that does not call `saga.current.heartbeat()` in time is lost, and the next one gets the progress that it told. A
+    `transactional` step gets a SQLAlchemy connection in `saga.current.connection`, whose commit also records the
+    outcome.
 
     Raises:
         DefinitionError: the function cannot be a step.
@@ -81,6 +85,7 @@ def step(
             retry=retry,
             timeout=timeout,
             deadline=deadline,
+            heartbeat=heartbeat,
             transactional=transactional,
         )
         declare_step(made)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import saga.core.policy
 import saga.core.state
 import saga.engine.coordinator
+import saga.engine.heart
 import saga.engine.messages
 import saga.engine.renewing
 import saga.engine.store.connect
@@ -33,6 +34,7 @@ def quicken(*, settling_seconds: float = 1.0, answer_seconds: float = saga.engin
     saga.engine.renewing.LEASE_GRACE_SECONDS = GRACE_SECONDS
     saga.engine.renewing.LEASE_SECONDS_MAX = CLAIM_SECONDS
     saga.engine.store.reaping.SETTLING_SECONDS = settling_seconds  # type: ignore[assignment]
+    saga.engine.heart.BEAT_SECONDS_MIN = 0.0  # what was told last before a kill is known to the test
     saga.core.policy.LOST_MAX = LOST_MAX
     saga.engine.coordinator.OWN_SECONDS = 0.3  # or a sleeping coordinator would beat too seldom for such a lease
     saga.engine.upkeep.PASS_SECONDS = 0.25

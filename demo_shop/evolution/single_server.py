@@ -59,8 +59,12 @@ class SingleServer:
                 return
             # failure handling: end
             self._known.add(order.id)
-        print(order.id, "accepted", flush=True)
+        self._log(order, "accepted")
         self._threads.submit(self._run, order)
+
+    def close(self) -> None:
+        """Wait until everything that was taken on has ended."""
+        self._threads.shutdown()
 
     def _run(self, order: Order) -> None:
         # failure handling: begin
@@ -69,7 +73,11 @@ class SingleServer:
         except (Refused, Unanswered) as error:
             ended = f"stalled {error}"  # an undo, or what follows the charge, gave up: somebody has to look at it
         # failure handling: end
-        print(order.id, ended, flush=True)
+        self._log(order, ended)
+
+    def _log(self, order: Order, what: str) -> None:
+        with self._lock:  # or lines of two threads would run into one another
+            print(order.id, what, flush=True)
 
 
 @click.command()

@@ -45,6 +45,9 @@ MAP_CONCURRENCY = 50
 #: Characters that a child's or a lock's name may have.
 NAME_CHARACTERS_MAX = 180
 
+#: Seconds that `ctx.lock(timeout=)` may be.
+LOCK_TIMEOUT_SECONDS_MAX = 365 * 86_400
+
 #: How a child or a lock is tried: once; whoever answers for it retries by itself.
 _ONCE = Retry(attempts=1)
 
@@ -112,9 +115,9 @@ class Context:
         if not isinstance(step, AnyStep):
             raise DefinitionError(f"ctx.run/ctx.start got {step!r}: expected a function decorated with @step")
         program = self._program
-        program.check_alive()
-        payload = None if program.host.replaying else _payload(program, step, args, kwargs)
-        occurrence = self._schedule(step.name, payload, names=(step.name, *step.aliases))
+        occurrence = self._schedule(
+            step.name, lambda: _payload(program, step, args, kwargs), names=(step.name, *step.aliases)
+        )
         pending: StepPending[Any] = StepPending(program, occurrence, step)
         self._pendings[occurrence] = pending
         return pending
@@ -124,7 +127,7 @@ class Context:
         self._occurrences[name] += 1
         return f"{name}#{self._occurrences[name]}"
 
-    def _schedule(self, name: str, payload: str | None, *, names: tuple[str, ...]) -> str:
+    def _schedule(self, name: str, payload: Callable[[], str], *, names: tuple[str, ...]) -> str:
         occurrence = self._occurrence(name)
         token = token_of(self._program.host.run, occurrence, Direction.ACTION)
         event = self._program.ask(EventKind.ACTION_SCHEDULED, key=occurrence, token=token, payload=payload, names=names)
@@ -330,13 +333,15 @@ class Context:
     def timer(self, until: Duration | datetime, /) -> Pending[None]:
         """Start a durable timer, by seconds, a timedelta, or the time it is due at (timezone-aware).
 
-        It counts from the turn that starts it, however late that is, and is never early.
+        It counts from the turn that starts it, however late that is, and is never early; a time that has passed is due
+        at once.
 
         Raises:
-            DefinitionError: it is in the past, or more than ten years away; or a time without a timezone.
+            DefinitionError: its seconds are below 0 or more than ten years; or it is a time without a timezone.
         """
+        self._program.check_alive()
+        payload = json.dumps({"due_at": self._due(until).isoformat()})
         occurrence = self._occurrence("timer")
-        payload = None if self._program.host.replaying else json.dumps({"due_at": self._due(until).isoformat()})
         self._program.ask(EventKind.TIMER_STARTED, key=occurrence, payload=payload)
         return TimerPending(self._program, occurrence)
 
@@ -384,15 +389,16 @@ class Context:
             expected = ", ".join(repr(choice.value) for choice in Close)
             raise DefinitionError(f"ctx.start_child(…, close={close!r}): expected one of {expected}") from None
         name = f"child:{saga.name}"
-        payload = None
-        if not program.host.replaying:
-            number = self._occurrences[name] + 1
+        number = self._occurrences[name] + 1
+
+        def payload() -> str:
             key = _check_name(id, "id") if id is not None else self._child_key(number)
             link = ChildLink(saga.name, key, saga.version, saga.timeout_seconds, policy)
             once = Policy(retry=_ONCE, timeout_seconds=None)
             undo = None if policy is Close.ABANDON else once
             text = program.host.codec.encode_saga_input(saga, given)
-            payload = _scheduled(Pinned(name, once, undo, False, link), text)
+            return _scheduled(Pinned(name, once, undo, False, link), text)
+
         pending: ChildPending[Any] = ChildPending(program, self._schedule(name, payload, names=(name,)), saga)
         self._pendings[pending._occurrence] = pending
         return pending
@@ -418,16 +424,22 @@ class Context:
         taken, `timeout` (seconds or a timedelta) after that time.
 
         Raises:
-            LockTaken: it is another run's. Leave it uncaught and the run is undone.
+            LockTaken: it is another run's. Leave it uncaught and the run is undone; behind the pivot it stalls.
             ValueRefused: the name is no text of 1 to 180 printable characters.
+            DefinitionError: `timeout` is not above 0, or more than a year.
         """
         program = self._program
         program.check_alive()
         named = f"lock:{_check_name(name, 'name')}"
         deadline = None if timeout is None else _seconds(timeout)
+        if deadline is not None and not 0 < deadline <= LOCK_TIMEOUT_SECONDS_MAX:
+            raise DefinitionError(
+                f"ctx.lock({name!r}, timeout={timeout!r}): expected seconds above 0 and at most a year; "
+                "wait=False asks once"
+            )
         policy = Policy(retry=_ONCE, timeout_seconds=None, deadline_seconds=deadline)
         payload = _scheduled(Pinned(named, policy, None, False, LockLink(name, wait)), "null")
-        pending = LockPending(program, self._schedule(named, payload, names=(named,)))
+        pending = LockPending(program, self._schedule(named, lambda: payload, names=(named,)))
         self._pendings[pending._occurrence] = pending
         pending.result()
 
@@ -439,12 +451,9 @@ class Context:
         Raises:
             ValueRefused: it cannot be stored, or is larger than STATE_BYTES_MAX.
         """
-        program = self._program
-        program.check_alive()
-        payload = None
-        if not program.host.replaying:
-            payload = program.host.codec.encode_plain(value, "the state", STATE_BYTES_MAX)
-        program.ask(EventKind.STATE_SET, payload=payload)
+        self._program.check_alive()
+        payload = self._program.host.codec.encode_plain(value, "the state", STATE_BYTES_MAX)
+        self._program.ask(EventKind.STATE_SET, payload=payload)
 
     def set_attributes(self, **attributes: str | int | float | bool | None) -> None:
         """Set attributes by which runs can be listed (`saga list --where city=Berlin`); others keep their values.
@@ -494,15 +503,18 @@ class Context:
         """
         if self._program.host.state.pivoted:
             raise DefinitionError("ctx.pivot() was called twice: a run has one point of no return")
-        self._settle()
+        self._settle(Close.ABANDON)
         self._program.ask(EventKind.PIVOT_PASSED)
 
-    def _settle(self) -> None:
-        """Wait until nothing that was started is open, and raise what failed without the function being told."""
+    def _settle(self, *unwanted: Close) -> None:
+        """Wait until nothing that was started is open, and raise what failed without the function being told.
+
+        Of children that are closed in an unwanted way no failure is raised.
+        """
         state = self._program.host.state
         self._program.wait_until(lambda: not state.unfinished)
-        untold = [p for p in self._pendings.values() if p._failed and not p._seen]
-        untold = [pending for pending in untold if not pending._state.discarded and not pending._state.abandoned]
+        untold = [p for p in self._pendings.values() if p._failed and not p._seen and not p._state.discarded]
+        untold = [pending for pending in untold if _closing(pending) not in unwanted]
         if untold:
             first = min(untold, key=_settled_at)
             first._seen = True
@@ -511,14 +523,18 @@ class Context:
     def _close(self) -> None:
         """Cancel the children that shall not outlive the function, and settle the rest."""
         for pending in list(self._pendings.values()):
-            link = pending._state.link
-            if isinstance(link, ChildLink) and link.close is Close.CANCEL and not pending.settled:
+            if _closing(pending) is Close.CANCEL and not pending.settled:
                 pending._lose()
-        self._settle()
+        self._settle(Close.ABANDON, Close.CANCEL)
 
 
 def _settled_at(pending: Pending[Any]) -> int:
     return pending._settled_seq or 0
+
+
+def _closing(pending: StepPending[Any]) -> Close | None:
+    link = pending._state.link
+    return link.close if isinstance(link, ChildLink) else None
 
 
 def _seconds(duration: Duration) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +23,8 @@ class Attempt:
     step: str
     connection: Any = None  #: a SQLAlchemy connection, in a transactional step
     fenced: bool = False
+    progress: str | None = None  #: JSON text: what an earlier attempt told last
+    beat: Callable[[Any], None] | None = None  #: tells that the attempt goes on, and how far it is
 
 
 attempt_now: ContextVar[Attempt | None] = ContextVar("saga_attempt", default=None)
@@ -66,6 +70,30 @@ class Current:
         if connection is None:
             raise SagaError(f"step {self._attempt.step} is not transactional: declare it @step(transactional=True)")
         return connection
+
+    def heartbeat(self, progress: Any = None, /) -> None:
+        """Tell that this attempt goes on, and how far it is: any value that is JSON, a dataclass or a model.
+
+        Call it as often as you like: what comes too soon after the last beat waits for the next one, or for the
+        outcome. Without `progress` the last one stands. Afterwards `fenced` says whether the claim was lost.
+
+        Raises:
+            ValueRefused: the progress cannot be stored, or is larger than PROGRESS_BYTES_MAX.
+            SagaError: a transactional step tells progress, which would outlive its rollback.
+        """
+        attempt = self._attempt
+        if progress is not None and attempt.connection is not None:
+            raise SagaError(
+                f"step {attempt.step} is transactional: what it did so far is rolled back if it fails, and its "
+                "progress would say otherwise; call current.heartbeat() without progress"
+            )
+        if attempt.beat is not None:
+            attempt.beat(progress)
+
+    def progress(self) -> Any:
+        """Return what the last attempt that told its progress said, as plain JSON; None where there is none."""
+        told = self._attempt.progress
+        return None if told is None else json.loads(told)
 
     @property
     def fenced(self) -> bool:

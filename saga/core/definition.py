@@ -36,11 +36,16 @@ class Policy:
     retry: Retry = Retry()
     timeout_seconds: float | None = TIMEOUT_SECONDS  #: for one attempt
     deadline_seconds: float | None = None  #: for all attempts together
+    heartbeat_seconds: float | None = None  #: between two beats; the attempt that misses one is lost
 
     def __post_init__(self) -> None:
         if not isinstance(self.retry, Retry):
             raise DefinitionError(f"retry={self.retry!r}: expected a policy, such as retry=Retry(attempts=3)")
-        for name, seconds in (("timeout", self.timeout_seconds), ("deadline", self.deadline_seconds)):
+        for name, seconds in (
+            ("timeout", self.timeout_seconds),
+            ("deadline", self.deadline_seconds),
+            ("heartbeat", self.heartbeat_seconds),
+        ):
             if seconds is not None and not 0 < seconds <= 365 * 86_400:
                 raise DefinitionError(f"{name}={seconds!r}: expected seconds above 0 and at most a year, or None")
 
@@ -53,7 +58,7 @@ _UNSET = _Unset()
 Seconds = float | None | _Unset
 
 
-def _changed(policy: Policy, retry: Retry | None, timeout: Seconds, deadline: Seconds) -> Policy:
+def _changed(policy: Policy, retry: Retry | None, timeout: Seconds, deadline: Seconds, heartbeat: Seconds) -> Policy:
     changes: dict[str, Any] = {}
     if retry is not None:
         changes["retry"] = retry
@@ -61,6 +66,8 @@ def _changed(policy: Policy, retry: Retry | None, timeout: Seconds, deadline: Se
         changes["timeout_seconds"] = timeout
     if not isinstance(deadline, _Unset):
         changes["deadline_seconds"] = deadline
+    if not isinstance(heartbeat, _Unset):
+        changes["heartbeat_seconds"] = heartbeat
     return replace(policy, **changes)
 
 
@@ -153,7 +160,12 @@ class AnyStep:
         return self.function(*args, **kwargs)
 
     def _add_compensation(
-        self, function: Callable[..., Any], retry: Retry | None, timeout: Seconds, deadline: Seconds
+        self,
+        function: Callable[..., Any],
+        retry: Retry | None,
+        timeout: Seconds,
+        deadline: Seconds,
+        heartbeat: Seconds,
     ) -> None:
         self._check_declared("compensate")
         _check_function(function, f"@{self.__name__}.compensate")
@@ -162,7 +174,7 @@ class AnyStep:
                 f"step {self.name} has two compensations: {place_of(self.compensation)} and {place_of(function)}"
             )
         self.compensation = function
-        self.compensation_policy = _changed(self.compensation_policy, retry, timeout, deadline)
+        self.compensation_policy = _changed(self.compensation_policy, retry, timeout, deadline, heartbeat)
 
     def _add_probe(self, function: Callable[..., Any]) -> None:
         self._check_declared("probe")
@@ -180,10 +192,10 @@ class AnyStep:
                 f"write @{self.__name__}.{what} on the step itself"
             )
 
-    def _copy_with(self, retry: Retry | None, timeout: Seconds, deadline: Seconds) -> Any:
+    def _copy_with(self, retry: Retry | None, timeout: Seconds, deadline: Seconds, heartbeat: Seconds) -> Any:
         copy = object.__new__(type(self))
         copy.__dict__.update(self.__dict__)
-        copy.policy = _changed(self.policy, retry, timeout, deadline)
+        copy.policy = _changed(self.policy, retry, timeout, deadline, heartbeat)
         return copy
 
     def _refuse(self, written: str) -> Never:
@@ -225,7 +237,13 @@ class Step(AnyStep, Generic[P, R]):
     ) -> Callable[Concatenate[R | None, P], Any]: ...
     @overload
     def compensate(
-        self, /, *, retry: Retry | None = ..., timeout: float | None = ..., deadline: float | None = ...
+        self,
+        /,
+        *,
+        retry: Retry | None = ...,
+        timeout: float | None = ...,
+        deadline: float | None = ...,
+        heartbeat: float | None = ...,
     ) -> Callable[[Callable[Concatenate[R | None, P], Any]], Callable[Concatenate[R | None, P], Any]]: ...
     def compensate(
         self,
@@ -235,13 +253,14 @@ class Step(AnyStep, Generic[P, R]):
         retry: Retry | None = None,
         timeout: Seconds = _UNSET,
         deadline: Seconds = _UNSET,
+        heartbeat: Seconds = _UNSET,
     ) -> Any:
         """Declare the function that undoes the action; it gets the result and the inputs.
 
         The result is None where nobody knows whether the action landed. Its defaults: no cap on attempts,
         and 72 hours after which the run stalls in front of an operator.
         """
-        return _declare(self, function, retry, timeout, deadline)
+        return _declare(self, function, retry, timeout, deadline, heartbeat)
 
     def probe(self, function: Callable[P, R | None], /) -> Callable[P, R | None]:
         """Declare the function that looks for a trace of the action; None says "no trace now" and permits a retry."""
@@ -249,10 +268,15 @@ class Step(AnyStep, Generic[P, R]):
         return function
 
     def with_options(
-        self, *, retry: Retry | None = None, timeout: Seconds = _UNSET, deadline: Seconds = _UNSET
+        self,
+        *,
+        retry: Retry | None = None,
+        timeout: Seconds = _UNSET,
+        deadline: Seconds = _UNSET,
+        heartbeat: Seconds = _UNSET,
     ) -> Step[P, R]:
         """Return the same step with other options for one call site; seconds."""
-        return self._copy_with(retry, timeout, deadline)  # type: ignore[no-any-return]
+        return self._copy_with(retry, timeout, deadline, heartbeat)  # type: ignore[no-any-return]
 
 
 class VoidStep(AnyStep, Generic[P]):
@@ -270,7 +294,13 @@ class VoidStep(AnyStep, Generic[P]):
     def compensate(self, function: Callable[P, Any], /) -> Callable[P, Any]: ...
     @overload
     def compensate(
-        self, /, *, retry: Retry | None = ..., timeout: float | None = ..., deadline: float | None = ...
+        self,
+        /,
+        *,
+        retry: Retry | None = ...,
+        timeout: float | None = ...,
+        deadline: float | None = ...,
+        heartbeat: float | None = ...,
     ) -> Callable[[Callable[P, Any]], Callable[P, Any]]: ...
     def compensate(
         self,
@@ -280,12 +310,13 @@ class VoidStep(AnyStep, Generic[P]):
         retry: Retry | None = None,
         timeout: Seconds = _UNSET,
         deadline: Seconds = _UNSET,
+        heartbeat: Seconds = _UNSET,
     ) -> Any:
         """Declare the function that undoes the action; it gets the inputs.
 
         Its defaults: no cap on attempts, and 72 hours after which the run stalls in front of an operator.
         """
-        return _declare(self, function, retry, timeout, deadline)
+        return _declare(self, function, retry, timeout, deadline, heartbeat)
 
     def probe(self, function: Callable[P, bool], /) -> Callable[P, bool]:
         """Declare the function that says whether there is a trace of the action; False permits a retry."""
@@ -293,17 +324,27 @@ class VoidStep(AnyStep, Generic[P]):
         return function
 
     def with_options(
-        self, *, retry: Retry | None = None, timeout: Seconds = _UNSET, deadline: Seconds = _UNSET
+        self,
+        *,
+        retry: Retry | None = None,
+        timeout: Seconds = _UNSET,
+        deadline: Seconds = _UNSET,
+        heartbeat: Seconds = _UNSET,
     ) -> VoidStep[P]:
         """Return the same step with other options for one call site; seconds."""
-        return self._copy_with(retry, timeout, deadline)  # type: ignore[no-any-return]
+        return self._copy_with(retry, timeout, deadline, heartbeat)  # type: ignore[no-any-return]
 
 
 def _declare(
-    step: AnyStep, function: Callable[..., Any] | None, retry: Retry | None, timeout: Seconds, deadline: Seconds
+    step: AnyStep,
+    function: Callable[..., Any] | None,
+    retry: Retry | None,
+    timeout: Seconds,
+    deadline: Seconds,
+    heartbeat: Seconds,
 ) -> Any:
     def declare(function: F) -> F:
-        step._add_compensation(function, retry, timeout, deadline)
+        step._add_compensation(function, retry, timeout, deadline, heartbeat)
         return function
 
     return declare if function is None else declare(function)
@@ -317,6 +358,7 @@ def make_step(
     retry: Retry | None,
     timeout: float | None,
     deadline: float | None,
+    heartbeat: float | None,
     transactional: bool,
 ) -> AnyStep:
     """Build a step from a function; whether it returns something is read from its annotation.
@@ -340,7 +382,9 @@ def make_step(
                 "which are the names of the Celery tasks beside an action; give another name="
             )
     cls: type[AnyStep] = VoidStep if returns in (None, "None") else Step
-    policy = Policy(retry=retry or Retry(), timeout_seconds=timeout, deadline_seconds=deadline)
+    policy = Policy(
+        retry=retry or Retry(), timeout_seconds=timeout, deadline_seconds=deadline, heartbeat_seconds=heartbeat
+    )
     return cls(function, name=name, aliases=aliases, policy=policy, transactional=transactional)
 
 

@@ -11,13 +11,18 @@ from saga.core.events import Parent
 
 @dataclass(frozen=True, slots=True)
 class RunTask:
-    """Dispatch an attempt: `name` is the Celery task, `input` the JSON text it gets, `limit_seconds` its hard limit."""
+    """Dispatch an attempt: `name` is the Celery task, `input` the JSON text it gets, `limit_seconds` its hard limit.
+
+    With `heartbeat_seconds` it must tell in time that it goes on. `progress` is JSON text: what an earlier one told.
+    """
 
     token: UUID
     attempt: int
     name: str
     input: str
     limit_seconds: float | None
+    heartbeat_seconds: float | None = None
+    progress: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +64,10 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class StartChild:
-    """Start a run that answers this one's token as an attempt does; `undoes`: it is the undo of that run."""
+    """Start a run that answers this one's token as an attempt does; `undoes`: it is the undo of that run.
+
+    An undo begins when all of `after`, by id and key, have ended: the run it undoes, and earlier attempts at that.
+    """
 
     token: UUID
     attempt: int
@@ -70,6 +78,7 @@ class StartChild:
     timeout_seconds: float | None
     input: str
     undoes: UUID | None = None
+    after: tuple[tuple[UUID, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

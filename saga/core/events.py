@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -172,10 +173,12 @@ def start_payload(
     *,
     parent: Parent | None = None,
     undoes: UUID | None = None,
+    after: Sequence[tuple[UUID, str]] = (),
 ) -> str:
     """Return the payload of a start: the version asked for, the run's timeout, and last its input (JSON text).
 
-    A child's names its `parent`; that of the undo of a run names that run.
+    A child's names its `parent`; that of the undo of a run names that run, and in `after`, by id and key, whatever must
+    have ended before it begins: that run, and earlier attempts at undoing it.
     """
     more = ""
     if parent is not None:
@@ -183,6 +186,8 @@ def start_payload(
         more += f'"parent":{json.dumps({**value, "token": str(parent.token), "attempt": parent.attempt})},'
     if undoes is not None:
         more += f'"undoes":"{undoes}",'
+        if after:
+            more += f'"after":{json.dumps([[str(run), key] for run, key in after])},'
     return f'{{"version":{version},"timeout":{json.dumps(timeout_seconds)},{more}"input":{given}}}'
 
 
@@ -192,6 +197,16 @@ def parent_of(start: dict[str, Any]) -> Parent | None:
     if value is None:
         return None
     return Parent(UUID(value["run"]), value["saga"], value["key"], UUID(value["token"]), value["attempt"])
+
+
+def taken_back(start: dict[str, Any]) -> tuple[tuple[UUID, str], ...]:
+    """Read out of a start's payload whose logs a run goes on from: the run it undoes, then earlier attempts at that.
+
+    Each with its key, which is empty where it is not told. Empty for a run that undoes none.
+    """
+    if not start.get("undoes"):
+        return ()
+    return tuple((UUID(run), key) for run, key in start.get("after") or [(start["undoes"], "")])
 
 
 def split_task_name(task: str) -> tuple[str, Direction]:

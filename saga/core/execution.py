@@ -19,7 +19,7 @@ from saga.core.errors import Abort, DecodeFailed, LimitReached, ReplayMismatch, 
 from saga.core.events import ARRIVALS, ASKED, Event, EventKind
 from saga.core.lifecycle import Cause, StallReason, Status
 from saga.core.policy import reconcile, start_undo
-from saga.core.program import Codec, Evicted, Program
+from saga.core.program import Codec, Evicted, Payload, Program
 from saga.core.state import State
 
 #: Events that one run may have; at the limit it stalls. Continue-as-new is the way to more.
@@ -102,8 +102,7 @@ class Execution:
     @property
     def decided_at(self) -> datetime:
         """The time of this turn, which may be long after the arrival; only where nothing is replayed."""
-        assert self._now is not None
-        return self._now
+        return self._now or self.now
 
     @property
     def replaying(self) -> bool:
@@ -256,18 +255,21 @@ class Execution:
         self._record(Event(self._seq + 1, kind, self._now, token, attempt, None, key, payload))
 
     def ask(
-        self, kind: EventKind, *, key: str | None, token: UUID | None, payload: str | None, names: tuple[str, ...] = ()
+        self, kind: EventKind, *, key: str | None, token: UUID | None, payload: Payload, names: tuple[str, ...] = ()
     ) -> Event:
         """Append what the function asks for; in a replay compare it with the log and return what stands there."""
         if not self._recorded or self._cursor >= len(self._recorded):
+            text = payload() if callable(payload) else payload
             if self._now is None:
                 raise self._halted(f"this code asks for {kind} {key or ''} after the end of its log")
             attempt = 1 if kind is EventKind.ACTION_SCHEDULED else None
-            event = Event(self._seq + 1, kind, self._now, token, attempt, None, key, payload)
+            event = Event(self._seq + 1, kind, self._now, token, attempt, None, key, text)
             self._record(event)
             return event
         recorded = self._recorded[self._cursor]
         if recorded.kind is not kind or not _same_key(recorded.key, key, names):
+            if callable(payload):
+                payload()  # what was refused then is not in the log, and is refused again
             raise self._halted(
                 f"the log has {recorded.kind} {recorded.key or ''} at {recorded.seq}; "
                 f"this code asks for {kind} {key or ''}"

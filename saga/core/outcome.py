@@ -8,10 +8,27 @@ from uuid import UUID
 _VALUE = '"value":'
 
 
-def wrap(value: str, *, worker: str, ran_seconds: float) -> str:
-    """Join an outcome's value (JSON text) with who ran it and how long; `value` comes last, byte for byte."""
-    head = json.dumps({"worker": worker, "ran_seconds": round(ran_seconds, 6)})
-    return f"{head[:-1]}, {_VALUE}{value}}}"
+_PROGRESS = '"progress":'
+
+
+def wrap(value: str, *, worker: str, ran_seconds: float, progress: str | None = None) -> str:
+    """Join an outcome's value (JSON text) with who ran it and how long; `value` comes last, byte for byte.
+
+    `progress` (JSON text) stands in it as a string, so that whatever it holds is not taken for the value.
+    """
+    told: dict[str, object] = {"worker": worker, "ran_seconds": round(ran_seconds, 6)}
+    if progress is not None:
+        told["progress"] = progress
+    return f"{json.dumps(told)[:-1]}, {_VALUE}{value}}}"
+
+
+def progress_of(payload: str | None) -> str | None:
+    """Return the progress (JSON text) in the payload of an outcome, or of an attempt that was lost."""
+    if payload is None or _PROGRESS not in payload:
+        return None
+    head, value, _ = payload.partition(_VALUE)
+    told: dict[str, str] = json.loads(head.rstrip(", ") + "}" if value else head)
+    return told.get("progress")
 
 
 def unwrap(payload: str | None) -> str | None:

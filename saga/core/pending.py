@@ -188,6 +188,7 @@ class Request(Generic[T, Answer]):
         self._program = program
         self._update = update
         self._id = id
+        self._told = False
         self.value = value
 
     def __repr__(self) -> str:
@@ -198,16 +199,23 @@ class Request(Generic[T, Answer]):
 
         Raises:
             ValueRefused: the answer does not fit its declared type, or is too large.
+            DefinitionError: it was answered or refused before.
         """
-        codec = self._program.host.codec
-        text = "null" if self._program.host.replaying else codec.encode_answer(self._update, value)
-        self._tell(f'{{"answer":{text}}}')
+        self._tell(f'{{"answer":{self._program.host.codec.encode_answer(self._update, value)}}}')
 
     def refuse(self, reason: str, /) -> None:
-        """Refuse it: the sender gets UpdateRefused with this reason."""
+        """Refuse it: the sender gets UpdateRefused with this reason.
+
+        Raises:
+            ValueRefused: the reason is empty or too long.
+            DefinitionError: it was answered or refused before.
+        """
         if not 0 < len(reason) <= 2_000:
             raise ValueRefused("request.refuse(…) needs a reason of 1 to 2,000 characters")
         self._tell(json.dumps({"refused": reason}))
 
     def _tell(self, payload: str) -> None:
+        if self._told:
+            raise DefinitionError(f"{self!r} was answered or refused before: its sender reads the first word only")
         self._program.ask(EventKind.UPDATE_ANSWERED, key=self._id, payload=payload)
+        self._told = True

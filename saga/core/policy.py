@@ -148,7 +148,7 @@ def _retry(state: State, step: StepState, track: Track, emit: Emit, now: datetim
 
 
 def _give_up(state: State, step: StepState, track: Track, emit: Emit, message: str) -> None:
-    if state.pivoted and not step.discarded:
+    if state.pivoted and not step.discarded and not step.may_fail:
         said = json.loads(step.failure)["message"] if step.failure else ""
         _stall(step, track, emit, StallReason.FAILED_AFTER_PIVOT, message or said)
     else:

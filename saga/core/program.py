@@ -23,6 +23,10 @@ from saga.core.state import State
 ASKS_PER_TURN_MAX = 10_000
 
 
+#: JSON text, or what makes it where it is needed: a replay finds it in the log.
+Payload = str | Callable[[], str] | None
+
+
 class Evicted(BaseException):
     """Thrown into a saga function that is dropped from memory. Let it pass: the run goes on elsewhere, from its log."""
 
@@ -59,7 +63,7 @@ class Host(Protocol):
     def replaying(self) -> bool: ...
 
     def ask(
-        self, kind: EventKind, *, key: str | None, token: UUID | None, payload: str | None, names: tuple[str, ...] = ()
+        self, kind: EventKind, *, key: str | None, token: UUID | None, payload: Payload, names: tuple[str, ...] = ()
     ) -> Event: ...
 
 
@@ -136,10 +140,10 @@ class Program:
         *,
         key: str | None = None,
         token: UUID | None = None,
-        payload: str | None = None,
+        payload: Payload = None,
         names: tuple[str, ...] = (),
     ) -> Event:
-        """Put something into the run's log, or find it there."""
+        """Put something into the run's log, or find it there; what `payload` raises is raised, then as in a replay."""
         self.check_alive()
         self._asks += 1
         if self._asks > ASKS_PER_TURN_MAX:

@@ -26,7 +26,7 @@ from saga.core.effects import (
 )
 from saga.core.events import Direction, Event, EventKind, Parent, parent_of, token_of
 from saga.core.lifecycle import Cause, StallReason, Status
-from saga.core.outcome import companion_input, found, unwrap
+from saga.core.outcome import companion_input, found, progress_of, unwrap
 from saga.core.tracks import ChildLink, LockLink, Phase, StepState, Track, read_pinned
 from saga.core.waits import Mailbox, Wait
 
@@ -77,6 +77,7 @@ class State:
         self.attributes: dict[str, Any] = {}
         self.parent: Parent | None = None
         self.undoes: UUID | None = None  #: the run whose effects this one takes back
+        self.unheard: dict[str, datetime] = {}  #: timers for what was in flight when that run was ended
         self.locks = False
         self.timers: set[str] = set()
         self.claimants: set[UUID] = set()  #: deliveries whose own word is in the log
@@ -152,7 +153,7 @@ class State:
         for track in (step.action, step.probe):
             if track is not None and track.phase is Phase.IN_FLIGHT:
                 if isinstance(step.link, ChildLink):
-                    self._tell_child(step, step.link, EventKind.CANCEL_REQUESTED)
+                    self._cancel_child(step, step.link)
                 elif isinstance(step.link, LockLink):
                     self.effects.append(WithdrawLock(track.token))
                 else:
@@ -169,6 +170,8 @@ class State:
         if value.get("undoes"):
             self.undoes = UUID(value["undoes"])
             self.cancel_asked = Cause.PARENT_UNDONE
+            for name, due_at in self.unheard.items():
+                self._set_timer(name, due_at)
         self.input = json_after(event.payload or "", "input")
         if self.timeout_seconds is not None:
             self._set_timer("timeout", event.at + timedelta(seconds=self.timeout_seconds))
@@ -230,29 +233,35 @@ class State:
             given = companion_input(step.action.token, step.input, None)
         timeout = track.policy.timeout_seconds
         limit = None if timeout is None else timeout + GRACE_SECONDS
-        self.effects.append(RunTask(track.token, track.attempt, track.task, given, limit))
+        heartbeat = None if track.direction is Direction.PROBE else track.policy.heartbeat_seconds
+        self.effects.append(RunTask(track.token, track.attempt, track.task, given, limit, heartbeat, track.progress))
 
     def _start_child(self, step: StepState, child: ChildLink, track: Track) -> None:
         """Start the child, or the run that undoes it; each attempt has a run of its own."""
         step.undo_again = False
-        run = child_run_id(step.scheduled_at, track.token, track.attempt)
-        again = f"~{track.attempt}" if track.attempt > 1 else ""
-        key, undoes = child.key + again, None
+        run, key = _child_of(step, child, track, track.attempt)
+        undoes: UUID | None = None
+        after: tuple[tuple[UUID, str], ...] = ()
         if track.direction is Direction.COMPENSATION:
-            key = f"{child.key}~undo{step.undos or ''}{again}"
-            undoes = child_run_id(step.scheduled_at, step.action.token, step.action.attempt)
+            undone = _child_of(step, child, step.action, step.action.attempt)
+            undoes = undone[0]
+            after = (undone, *(_child_of(step, child, track, attempt) for attempt in range(1, track.attempt)))
         timeout = child.timeout_seconds if undoes is None else None
         self.effects.append(
-            StartChild(track.token, track.attempt, run, child.saga, key, child.version, timeout, step.input, undoes)
+            StartChild(
+                track.token, track.attempt, run, child.saga, key, child.version, timeout, step.input, undoes, after
+            )
         )
 
-    def _tell_child(self, step: StepState, child: ChildLink, kind: EventKind) -> None:
-        if step.abandoned or (kind is EventKind.CANCEL_REQUESTED and step.told_to_end):
+    def _cancel_child(self, step: StepState, child: ChildLink) -> None:
+        if step.abandoned or step.told_to_end:
             return
         step.told_to_end = True
-        again = f"~{step.action.attempt}" if step.action.attempt > 1 else ""
-        run = child_run_id(step.scheduled_at, step.action.token, step.action.attempt)
-        self.effects.append(TellChild(child.saga, child.key + again, run, kind.value))
+        self._tell_child(step, child, step.action, EventKind.CANCEL_REQUESTED)
+
+    def _tell_child(self, step: StepState, child: ChildLink, track: Track, kind: EventKind) -> None:
+        run, key = _child_of(step, child, track, track.attempt)
+        self.effects.append(TellChild(child.saga, key, run, kind.value))
 
     def _outcome(self, event: Event) -> None:
         if event.claimant is not None and event.kind is not EventKind.STEP_LOST:
@@ -262,10 +271,12 @@ class State:
             return
         step, track = known
         kind = event.kind
-        if step.link is not None and track.direction is Direction.ACTION:
-            step.irrevocable = bool(json.loads(event.payload or "{}").get("pivoted"))
+        if step.link is not None:
+            step.irrevocable = step.irrevocable or bool(json.loads(event.payload or "{}").get("pivoted"))
         track.ended = kind
         track.phase = Phase.DUE
+        if kind is not EventKind.STEP_SUCCEEDED:
+            track.progress = progress_of(event.payload) or track.progress
         if kind in (EventKind.STEP_FAILED, EventKind.STEP_ROLLED_BACK, EventKind.STEP_UNKNOWN, EventKind.STEP_REFUSED):
             track.used += 1
             self._failed(step, track, event)
@@ -412,7 +423,10 @@ class State:
             self._settle_wait(self.waits[occurrence], event.seq)
             return
         step = self.steps[occurrence]
-        if what == "deadline":
+        if what == "unheard":
+            step.unknown = step.unknown or not step.succeeded
+            self._end_action(step)
+        elif what == "deadline":
             if not step.succeeded and not step.gave_up:
                 self.fence(step)
         else:
@@ -461,7 +475,9 @@ class State:
         wait = self.waits[event.key]
         wait.dropped = True
         if wait.signal is not None:
-            self.mailbox.drop(wait)
+            heir = self.mailbox.drop(wait, event.seq)
+            if heir is not None:
+                self._settle_wait(heir, event.seq)
         else:
             self.drop_timer(f"timer:{event.key}")
 
@@ -527,10 +543,11 @@ class State:
     def _run_terminated(self, event: Event) -> None:
         for step in self.steps.values():
             for track in step.tracks:
-                if track.phase is Phase.IN_FLIGHT and isinstance(step.link, ChildLink):
-                    if track is step.action:
-                        self._tell_child(step, step.link, EventKind.TERMINATE_REQUESTED)
-                elif track.phase is Phase.IN_FLIGHT:
+                if track.phase is not Phase.IN_FLIGHT or step.abandoned or isinstance(step.link, LockLink):
+                    continue  # a lock is let go of with the run
+                if isinstance(step.link, ChildLink):
+                    self._tell_child(step, step.link, track, EventKind.TERMINATE_REQUESTED)
+                else:
                     self.effects.append(Kill(track.token))
         self._end(Status.TERMINATED)
 
@@ -556,18 +573,29 @@ class State:
         return AnswerParent(parent, kind, f'{{"pivoted":{json.dumps(self.pivoted)},"value":{value}}}')
 
     def take_back(self, log: Iterable[Event]) -> None:
-        """Become what another run left when it ended, ready to be undone as a run of its own."""
+        """Become what another run left when it ended, ready to be undone as a run of its own.
+
+        Behind its log may stand those of earlier attempts at that: what they did is done.
+        """
+        begun = False
         for event in log:
+            if begun and event.kind is EventKind.RUN_STARTED:
+                self._inherit()
+            begun = True
             self.apply(event)
+        self._inherit()
+
+    def _inherit(self) -> None:
+        """Take over where a run stood at its end: what was in flight was ended with it, and nobody hears of it."""
+        unheard, self.unheard = self.unheard, {}
         for step in self.steps.values():
             for track in step.tracks:
                 if track.direction is Direction.COMPENSATION:
-                    if track.phase in (Phase.IN_FLIGHT, Phase.STUCK, Phase.WAITING, Phase.DUE):
-                        track.phase = Phase.READY
-                elif track.phase is not Phase.DONE:  # it was terminated in mid-flight: it may have landed
+                    self._inherit_undo(step, track, unheard)
+                elif track is step.probe and track.phase is not Phase.DONE:
                     track.phase = Phase.DONE
-                    step.unknown, step.gave_up = True, True
-                    step.ended_seq = step.ended_seq or self.seq
+                elif track.phase is not Phase.DONE:
+                    self._inherit_action(step, track, unheard)
             self._touch(step)
         self.seq, self.at = 0, None
         self.ended = self.result = self.failure = self.suspended = self.cause = self.parent = None
@@ -577,6 +605,39 @@ class State:
         self.timers.clear()
         self.mailbox = Mailbox()
         self.effects.clear()
+
+    def _inherit_undo(self, step: StepState, track: Track, unheard: dict[str, datetime]) -> None:
+        name, limit = timer_name(track, step), self._ended_by(track)
+        if track.phase is Phase.IN_FLIGHT and limit is not None and step.link is None:
+            track.phase = Phase.WAITING
+            self.unheard[name] = limit
+        elif track.phase is Phase.WAITING and name in unheard:
+            self.unheard[name] = unheard[name]
+        elif track.phase in (Phase.IN_FLIGHT, Phase.STUCK, Phase.WAITING, Phase.DUE):
+            track.phase = Phase.READY
+
+    def _inherit_action(self, step: StepState, track: Track, unheard: dict[str, datetime]) -> None:
+        name, limit = f"unheard:{step.occurrence}", self._ended_by(track)
+        step.ended_seq = step.ended_seq or self.seq
+        if track.phase is not Phase.IN_FLIGHT:
+            self._end_action(step)
+        elif step.link is None and limit is not None:
+            self.unheard[name] = unheard.get(name, limit)  # it may still land: it is not undone before that is over
+        else:
+            step.unknown = not isinstance(step.link, LockLink)
+            self._end_action(step)
+
+    def _ended_by(self, track: Track) -> datetime | None:
+        """Return when the worker of an attempt that was in flight at the end must have ended, if there is a limit."""
+        if track.policy.timeout_seconds is None or self.at is None:
+            return None
+        return self.at + timedelta(seconds=track.policy.timeout_seconds + 2 * GRACE_SECONDS)
+
+    def _end_action(self, step: StepState) -> None:
+        step.action.phase = Phase.DONE
+        step.gave_up = step.gave_up or not step.succeeded
+        if not step.may_stand:
+            step.settled_seq = step.settled_seq or self.seq
 
     def _run_stalled(self, event: Event) -> None:
         reason = StallReason(json.loads(event.payload or "{}")["reason"])
@@ -657,6 +718,13 @@ _HANDLERS: dict[EventKind, str] = {
     EventKind.RUN_TERMINATED: "_run_terminated",
     EventKind.RUN_STALLED: "_run_stalled",
 }
+
+
+def _child_of(step: StepState, child: ChildLink, track: Track, attempt: int) -> tuple[UUID, str]:
+    """Return the id and the key of the run that an attempt starts: each has one of its own."""
+    undo = f"~undo{step.undos or ''}" if track.direction is Direction.COMPENSATION else ""
+    again = f"~{attempt}" if attempt > 1 else ""
+    return child_run_id(step.scheduled_at, track.token, attempt), child.key + undo + again
 
 
 def timer_name(track: Track, step: StepState) -> str:

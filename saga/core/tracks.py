@@ -43,6 +43,7 @@ class Track:
     ended: EventKind | None = None  #: how the last attempt ended
     postponed_seconds: float = 0.0
     failure: str | None = None  #: JSON text of what its last failed attempt said
+    progress: str | None = None  #: JSON text of how far an attempt said it was, for the next one
 
     def renew(self) -> None:
         """Give the track its whole budget again, as an operator's retry does."""
@@ -145,6 +146,11 @@ class StepState:
         return isinstance(self.link, ChildLink) and self.link.close is Close.ABANDON
 
     @property
+    def may_fail(self) -> bool:
+        """Its failure is an answer, behind the pivot too: a lock that is another's, a child that is left alone."""
+        return self.abandoned or isinstance(self.link, LockLink)
+
+    @property
     def finished(self) -> bool:
         """The run could end as far as this step is concerned."""
         if self.abandoned:
@@ -157,7 +163,7 @@ class StepState:
 def policy_to_json(policy: Policy) -> dict[str, Any]:
     """Return a policy as the JSON object that the log pins."""
     retry = policy.retry
-    return {
+    value = {
         "attempts": retry.attempts,
         "first": retry.first_seconds,
         "factor": retry.factor,
@@ -166,6 +172,9 @@ def policy_to_json(policy: Policy) -> dict[str, Any]:
         "timeout": policy.timeout_seconds,
         "deadline": policy.deadline_seconds,
     }
+    if policy.heartbeat_seconds is not None:  # most have none
+        value["heartbeat"] = policy.heartbeat_seconds
+    return value
 
 
 def policy_from_json(value: dict[str, Any]) -> Policy:
@@ -177,7 +186,12 @@ def policy_from_json(value: dict[str, Any]) -> Policy:
         max_seconds=value["max"],
         jitter=value["jitter"],
     )
-    return Policy(retry=retry, timeout_seconds=value["timeout"], deadline_seconds=value["deadline"])
+    return Policy(
+        retry=retry,
+        timeout_seconds=value["timeout"],
+        deadline_seconds=value["deadline"],
+        heartbeat_seconds=value.get("heartbeat"),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,15 +61,21 @@ class Mailbox:
         self.open.setdefault(wait.signal, []).append(wait)
         return False
 
-    def drop(self, wait: Wait) -> None:
-        """Stop waiting; a signal that was there for it stays for the next wait."""
+    def drop(self, wait: Wait, seq: int) -> Wait | None:
+        """Stop waiting; a signal that was there for it goes to the next wait, which is returned if it has begun."""
         assert wait.signal is not None
-        if wait.letter is not None:
-            unread = self.unread.setdefault(wait.signal, [])
-            unread.append(wait.letter)
-            unread.sort(key=lambda letter: letter.seq)
-        else:
-            self.open[wait.signal].remove(wait)
+        letter, waits = wait.letter, self.open.get(wait.signal, [])
+        if letter is None:
+            waits.remove(wait)
+            return None
+        if waits:
+            heir = waits.pop(0)
+            heir.letter, heir.settled_seq = letter, seq
+            return heir
+        unread = self.unread.setdefault(wait.signal, [])
+        unread.append(letter)
+        unread.sort(key=lambda letter: letter.seq)
+        return None
 
     def leftovers(self) -> list[str]:
         """Return what nobody has read, as payloads of arrivals, oldest first."""

@@ -254,7 +254,7 @@ class JsonCodec:
 def _hints(function: Callable[..., Any], what: str) -> dict[str, Any]:
     try:
         return get_type_hints(function, include_extras=True)
-    except (NameError, TypeError) as error:
+    except (AttributeError, NameError, TypeError) as error:
         raise DefinitionError(
             f"{what} ({place_of(function)}): its type hints cannot be resolved: {error}; "
             "import the types at module level, not under TYPE_CHECKING"

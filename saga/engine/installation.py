@@ -9,9 +9,9 @@ from weakref import WeakKeyDictionary
 import celery
 import psycopg
 from celery import Celery, _state, signals
-from celery.local import maybe_evaluate
+from celery.local import PromiseProxy
 
-from saga.core.errors import ConfigurationError
+from saga.core.errors import ConfigurationError, DefinitionError
 from saga.engine import registry
 from saga.engine.codec import JsonCodec
 from saga.engine.database import Database
@@ -181,10 +181,15 @@ def current_installation() -> Installation:
 def _finalized(app: Celery) -> None:
     installation = _installations.get(app)
     if installation is not None:
-        # The team's own tasks first: one that has a step's name would else silently become the step's.
-        while app._pending:
-            maybe_evaluate(app._pending.popleft())
+        # Behind the team's own tasks, shared ones too: one with a step's name would else silently become the step's.
+        app._pending.append(PromiseProxy(_refresh, (installation,)))
+
+
+def _refresh(installation: Installation) -> None:
+    try:
         installation.refresh()
+    except AttributeError as error:  # Celery would take it for "nothing to evaluate" and go on
+        raise DefinitionError(f"the definitions cannot be read: {error}") from error
 
 
 def _declared() -> None:

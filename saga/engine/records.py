@@ -14,7 +14,10 @@ SHARDS = 64
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a worker gets for a claimed attempt. `input` is JSON text; `limit_seconds` is None for an unlimited step."""
+    """What a worker gets for a claimed attempt. `input` is JSON text; `limit_seconds` is None for an unlimited step.
+
+    `beats`: the step itself keeps its lease. `progress` is JSON text: what an earlier attempt told.
+    """
 
     token: UUID
     attempt: int
@@ -25,6 +28,8 @@ class Claim:
     input: str
     lease_seconds: float
     limit_seconds: float | None
+    beats: bool = False
+    progress: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +150,10 @@ class NewEvent:
 
 @dataclass(frozen=True, slots=True)
 class NewTask:
-    """An attempt to dispatch. `limit_seconds` None is "no limit": its lease is renewed as long as its worker lives."""
+    """An attempt to dispatch. `limit_seconds` None is "no limit": its lease is renewed as long as its worker lives.
+
+    `beats`: nobody renews it but the step itself. `progress` is JSON text: what an earlier attempt told.
+    """
 
     token: UUID
     attempt: int
@@ -156,6 +164,8 @@ class NewTask:
     input: str
     lease_seconds: float
     limit_seconds: float | None
+    beats: bool = False
+    progress: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

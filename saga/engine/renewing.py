@@ -24,15 +24,24 @@ LEASE_SECONDS_MAX = 70.0
 LEASE_GRACE_SECONDS = 5.0
 
 
-def lease_seconds(limit_seconds: float | None) -> float:
-    """Return the lease of an attempt: its hard limit and a grace where that is short, else what a renewer keeps up."""
+def lease_seconds(limit_seconds: float | None, heartbeat_seconds: float | None = None) -> float:
+    """Return the lease of an attempt: its hard limit and a grace where that is short, else what a renewer keeps up.
+
+    One that beats has its heartbeat and a grace: it is lost where it misses one.
+    """
+    if heartbeat_seconds is not None:
+        lease = heartbeat_seconds + LEASE_GRACE_SECONDS
+        return lease if limit_seconds is None else min(lease, limit_seconds + LEASE_GRACE_SECONDS)
     if limit_seconds is None:
         return LEASE_SECONDS_MAX
     return min(limit_seconds + LEASE_GRACE_SECONDS, LEASE_SECONDS_MAX)
 
 
 class Renewer:
-    """Renews a claim while the block runs, if its step may outlast the lease; sets `current.fenced` when it is lost."""
+    """Renews a claim while the block runs, if its step may outlast the lease; sets `current.fenced` when it is lost.
+
+    A step with a heartbeat keeps its claim itself.
+    """
 
     def __init__(self, installation: Installation, claim: Claim, running: Attempt) -> None:
         self._installation = installation
@@ -43,7 +52,7 @@ class Renewer:
 
     def __enter__(self) -> Self:
         limit = self._claim.limit_seconds
-        if limit is None or limit > self._claim.lease_seconds:
+        if not self._claim.beats and (limit is None or limit > self._claim.lease_seconds):
             self._thread = threading.Thread(target=self._keep, name="saga-renewer", daemon=True)
             self._thread.start()
         return self

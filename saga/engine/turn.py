@@ -28,7 +28,16 @@ from saga.core.effects import (
     TellChild,
     WithdrawLock,
 )
-from saga.core.events import Event, EventKind, Parent, chain_digest, parent_of, start_payload
+from saga.core.events import (
+    TERMINAL,
+    Event,
+    EventKind,
+    Parent,
+    chain_digest,
+    parent_of,
+    start_payload,
+    taken_back,
+)
 from saga.core.execution import Blocked, Execution, Input
 from saga.core.lifecycle import ENDED, SUSPENDING, StallReason, Status
 from saga.core.state import json_after
@@ -60,6 +69,9 @@ ORPHAN_SECONDS = 60.0
 
 #: What marks a cancel or terminate that a parent sends to its child: one that comes too late is no incident.
 BY_PARENT = "parent"
+
+#: How a child or a lock answers; where a worker says it, it names its delivery.
+_ANSWERS = frozenset({EventKind.STEP_SUCCEEDED, EventKind.STEP_FAILED, EventKind.STEP_UNKNOWN})
 
 #: What an arrival must be to be fed to a run whose function cannot go on.
 _UNBLOCKING = frozenset({EventKind.CANCEL_REQUESTED, EventKind.TERMINATE_REQUESTED})
@@ -102,6 +114,7 @@ class _Work:
     row: RunRow | None
     arrivals: list[Arrival] = field(default_factory=list)
     timers: list[DueTimer] = field(default_factory=list)
+    undone: list[Event] = field(default_factory=list)  #: the log of the run that it undoes, if it begins to
 
 
 class Turns:
@@ -143,7 +156,7 @@ class Turns:
         works = self._works(taken, prepared if only is None else Prepared())
         if only is not None:
             works = {run: work for run, work in works.items() if run == only}
-        chosen = list(works.values())[:runs_max]
+        chosen = [work for work in works.values() if self._may_begin(work, prepared)][:runs_max]
         missing = [
             work.run
             for work in chosen
@@ -159,6 +172,8 @@ class Turns:
         """Decide that a run stalls without running its function: it killed its coordinator, or cannot be stored."""
         prepared = Prepared()
         work = self._works(taken, Prepared())[run]
+        if not self._may_begin(work, prepared):
+            return prepared
         log = self._logs([run]).get(run, []) if work.row is not None else []
         cached = self._load(work, taken.now, log, fold_only=True)
         if cached is not None:
@@ -221,6 +236,8 @@ class Turns:
                 run = addresses.get((arrival.saga, arrival.key))
             if run is not None and (run in taken.runs or run in works):
                 work_of(run).arrivals.append(arrival)
+            elif _by_parent(arrival) and (arrival.saga, arrival.key) in addresses:
+                _take(arrival, prepared)  # the start of that child was refused: the key is another run's
             elif (taken.now - arrival.at).total_seconds() > ORPHAN_SECONDS and not (
                 arrival.saga and arrival.key and self._start_waits(arrival.saga, arrival.key)
             ):
@@ -234,21 +251,53 @@ class Turns:
         """Drop a second start; with another input it is an incident, for its sender may not have looked."""
         parent = parent_of(json.loads(arrival.payload or "{}")) if arrival.run != run else None
         if parent is not None:
-            payload = json.dumps({"value": {"type": "", "message": f"{arrival.saga}/{arrival.key} is another run"}})
-            payload = payload.replace('"value": ', '"value":')
-            prepared.batch.sent.append(_answer(parent, EventKind.STEP_FAILED.value, payload))
-        if parent is None and _digest(_given(arrival)) != digest:
+            self._refuse_child(arrival, parent, f"{arrival.saga}/{arrival.key} is another run", prepared)
+        elif _digest(_given(arrival)) != digest:
             self._drop(arrival, prepared, run)
         else:
-            prepared.taken.append(arrival)
-            prepared.batch.taken.append(arrival.id)
+            _take(arrival, prepared)
+
+    def _refuse_child(
+        self, start: Arrival, parent: Parent, message: str, prepared: Prepared, *, pivoted: bool = False
+    ) -> None:
+        """Take the start of a child that will not be, and tell its parent why."""
+        said = json.dumps({"type": "", "message": message})
+        payload = f'{{"pivoted":{json.dumps(pivoted)},"value":{said}}}'
+        prepared.batch.sent.append(_answer(parent, EventKind.STEP_FAILED.value, payload))
+        _take(start, prepared)
+
+    def _may_begin(self, work: _Work, prepared: Prepared) -> bool:
+        """Say whether a run can be decided: an undo begins when the run it undoes has ended, and earlier ones of it.
+
+        The log of a run that has ended grows no more, so that every replay of its undo finds the same. The undo of a
+        run that passed its pivot is refused.
+        """
+        start = _start_of(work)
+        if work.row is not None or start is None:
+            return True
+        told = json.loads(start.payload or "{}")
+        undone = taken_back(told)
+        for run, key in undone:
+            log = self._log_of(run, work.run)
+            if log and log[-1].kind not in TERMINAL:
+                return False
+            if not log and key and self._start_waits(start.saga or "", key):
+                return False
+            work.undone.extend(log)
+        parent = parent_of(told)
+        if parent is None or not any(event.kind is EventKind.PIVOT_PASSED for event in work.undone):
+            return True
+        message = f"{start.saga}/{undone[0][1]} passed its pivot: nothing of it goes back by itself"
+        self._refuse_child(start, parent, message, prepared, pivoted=True)
+        return False
 
     def _drop(self, arrival: Arrival, prepared: Prepared, run: UUID | None) -> None:
         """Take an arrival that no run can take any more, and keep it for the operator."""
-        prepared.taken.append(arrival)
-        prepared.batch.taken.append(arrival.id)
-        incident = Incident(run, arrival.token, arrival.attempt, arrival.kind, arrival.payload)
-        prepared.batch.incidents.append(incident)
+        _take(arrival, prepared)
+        payload = arrival.payload
+        if arrival.kind == EventKind.SIGNAL_RECEIVED and payload is not None:
+            payload = f'{{"id":{json.dumps(arrival.dedupe)},{payload[1:]}'
+        prepared.batch.incidents.append(Incident(run, arrival.token, arrival.attempt, arrival.kind, payload))
 
     # -- one run ---------------------------------------------------------------------------------------------------
 
@@ -289,15 +338,17 @@ class Turns:
 
     def _close(self, work: _Work, prepared: Prepared) -> None:
         """Take what comes after a run's end: an incident each, unless it tells again what the log has."""
-        late = any(arrival.kind == EventKind.OUTCOME_LATE for arrival in work.arrivals)
-        log = self._logs([work.run]).get(work.run, []) if late else []
+        again = any(arrival.kind in (EventKind.OUTCOME_LATE, EventKind.SIGNAL_RECEIVED) for arrival in work.arrivals)
+        log = self._logs([work.run]).get(work.run, []) if again else []
         # A lost delivery is named in the log too, but nobody has heard its own word yet.
         told = {event.claimant for event, _ in log if event.kind is not EventKind.STEP_LOST}
+        signals = {event.key for event, _ in log if event.kind is EventKind.SIGNAL_RECEIVED}
         for arrival in work.arrivals:
-            told_already = arrival.kind == EventKind.OUTCOME_LATE and arrival.claimant in told
-            if told_already or (arrival.kind in _UNBLOCKING and arrival.dedupe == BY_PARENT):
-                prepared.taken.append(arrival)
-                prepared.batch.taken.append(arrival.id)
+            told_already = (arrival.kind == EventKind.OUTCOME_LATE and arrival.claimant in told) or (
+                arrival.kind == EventKind.SIGNAL_RECEIVED and arrival.dedupe in signals
+            )
+            if told_already or _by_parent(arrival) or _by_no_worker(arrival):
+                _take(arrival, prepared)
             else:
                 self._drop(arrival, prepared, work.run)
         prepared.batch.timers_gone.extend((timer.run, timer.name) for timer in work.timers)
@@ -369,8 +420,7 @@ class Turns:
         late = arrival.kind == EventKind.OUTCOME_LATE and arrival.claimant in state.claimants
         again = arrival.kind == EventKind.SIGNAL_RECEIVED and arrival.dedupe in state.mailbox.ids
         if late or again:
-            prepared.taken.append(arrival)
-            prepared.batch.taken.append(arrival.id)
+            _take(arrival, prepared)
             return True
         if arrival.token is not None and arrival.token not in state.tokens:
             self._drop(arrival, prepared, execution.run)
@@ -387,7 +437,8 @@ class Turns:
                 return None
             version = int(json.loads(start.payload or "{}")["version"])
             definition = self._definitions.find(start.saga, version)
-            undoes = self._undoes(work.run, start.payload)
+            undone = taken_back(json.loads(start.payload or "{}"))
+            undoes = (undone[0][0], work.undone) if undone else None
             execution = Execution(work.run, start.key, definition, codec, fold_only=fold_only, undoes=undoes)
             return CachedRun(
                 execution, start.saga, start.key, start.shard, version, 0, b"", _digest(_given(start)), now
@@ -414,13 +465,17 @@ class Turns:
         )
 
     def _undoes(self, run: UUID, start: str | None) -> tuple[UUID, list[Event]] | None:
-        """Return the run that a run takes back, with its log, or None for any other run."""
+        """Return the run that a run takes back, with its log and those of earlier attempts at that, or None."""
         told, _, _ = (start or "").partition(',"input":')
         if '"undoes":"' not in told:
             return None
-        undone = UUID(json.loads(told + "}")["undoes"])
+        undone = taken_back(json.loads(told + "}"))
+        return undone[0][0], [event for one, _ in undone for event in self._log_of(one, run)]
+
+    def _log_of(self, undone: UUID, run: UUID) -> list[Event]:
+        """Read the log of a run for the one that undoes it."""
         try:
-            return undone, [event for event, _ in self._logs([undone]).get(undone, [])]
+            return [event for event, _ in self._logs([undone]).get(undone, [])]
         except UnreadableLogs as error:
             raise UnreadableLogs({run: str(error)}) from error
 
@@ -511,10 +566,13 @@ class Turns:
         tasks: dict[UUID, NewTask] = {}
         for effect in effects:
             match effect:
-                case RunTask(token, attempt, name, given, limit):
+                case RunTask(token, attempt, name, given, limit, heartbeat, progress):
                     queue = self._queue(name)
-                    lease = lease_seconds(limit)
-                    tasks[token] = NewTask(token, attempt, work.run, cached.shard, name, queue, given, lease, limit)
+                    lease = lease_seconds(limit, heartbeat)
+                    beats = heartbeat is not None
+                    tasks[token] = NewTask(
+                        token, attempt, work.run, cached.shard, name, queue, given, lease, limit, beats, progress
+                    )
                 case SetTimer(name, due_at):
                     timers[name] = NewTimer(work.run, name, cached.shard, due_at)
                 case CancelTimer(name):
@@ -548,7 +606,12 @@ def _put_among_runs(run: UUID, cached: CachedRun, effect: Effect, batch: Batch) 
         case StartChild():
             parent = Parent(run, cached.saga, cached.key, effect.token, effect.attempt)
             payload = start_payload(
-                effect.version, effect.timeout_seconds, effect.input, parent=parent, undoes=effect.undoes
+                effect.version,
+                effect.timeout_seconds,
+                effect.input,
+                parent=parent,
+                undoes=effect.undoes,
+                after=effect.after,
             )
             shard = shard_of(effect.saga, effect.key, SHARDS)
             batch.sent.append(
@@ -575,6 +638,21 @@ def _answer(parent: Parent, kind: str, payload: str) -> Sent:
 def _suspended(row: RunRow | None) -> bool:
     """Say whether a run stands stalled because its function cannot go on."""
     return row is not None and row.status == Status.STALLED and row.reason in SUSPENDING
+
+
+def _take(arrival: Arrival, prepared: Prepared) -> None:
+    """Take an arrival and say nothing of it."""
+    prepared.taken.append(arrival)
+    prepared.batch.taken.append(arrival.id)
+
+
+def _by_parent(arrival: Arrival) -> bool:
+    return arrival.kind in _UNBLOCKING and arrival.dedupe == BY_PARENT
+
+
+def _by_no_worker(arrival: Arrival) -> bool:
+    """Say whether it is how a child or a lock answers: that stands in the child's own log, or is let go of."""
+    return arrival.kind in _ANSWERS and arrival.claimant is None
 
 
 def _start_of(work: _Work) -> Arrival | None:

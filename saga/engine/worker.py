@@ -28,6 +28,7 @@ from saga.core.events import Direction, EventKind, split_task_name
 from saga.core.outcome import wrap
 from saga.core.state import GRACE_SECONDS
 from saga.engine.crashpoints import Point, reach
+from saga.engine.heart import Heart
 from saga.engine.installation import Installation
 from saga.engine.outcomes import Ended, function_of, run_attempt
 from saga.engine.records import Claim
@@ -148,6 +149,15 @@ def perform(installation: Installation, task: str, token: UUID, run: str, number
     reach(Point.WORKER_CLAIMED, claim.name)
     action = token if direction is Direction.ACTION else UUID(json.loads(claim.input)["action"])
     running = Attempt(action if direction is Direction.PROBE else token, action, number, run, step.name)
+    heart = Heart(
+        installation.codec,
+        working,
+        claim,
+        running,
+        connect=lambda: _connection(installation),
+        disconnect=lambda: disconnect(installation),
+    )
+    running.progress, running.beat = claim.progress, heart.beat
     reset = attempt_now.set(running)
     began = time.monotonic()
     try:
@@ -161,7 +171,7 @@ def perform(installation: Installation, task: str, token: UUID, run: str, number
             else:
                 ended = run_attempt(step, direction, claim.input, installation.codec)
                 reach(Point.WORKER_RAN, claim.name)
-                _record(installation, claim, ended, began)
+                _record(installation, claim, ended, began, heart.told)
     finally:
         attempt_now.reset(reset)
     reach(Point.WORKER_RECORDED, claim.name)
@@ -173,10 +183,10 @@ def _step_of(installation: Installation, task: str) -> tuple[AnyStep, Direction]
     return installation.definitions.steps[name], direction
 
 
-def _record(installation: Installation, claim: Claim, ended: Ended, began: float) -> None:
+def _record(installation: Installation, claim: Claim, ended: Ended, began: float, progress: str | None = None) -> None:
     """Tell the outcome until there is an answer; a fenced attempt tells it late, for it may be the only witness."""
     working = installation.working
-    payload = _payload(ended, began)
+    payload = _payload(ended, began, progress)
     recorded = _until_answered(
         installation,
         lambda connection: working.record_outcome(connection, claim, ended.kind, payload, durable=False),
@@ -186,8 +196,9 @@ def _record(installation: Installation, claim: Claim, ended: Ended, began: float
         _until_answered(installation, lambda connection: working.record_late(connection, claim, ended.kind, payload))
 
 
-def _payload(ended: Ended, began: float) -> str:
-    return wrap(ended.value, worker=worker_name(), ran_seconds=time.monotonic() - began)
+def _payload(ended: Ended, began: float, progress: str | None = None) -> str:
+    further = None if ended.kind is EventKind.STEP_SUCCEEDED else progress  # a success is followed by no attempt
+    return wrap(ended.value, worker=worker_name(), ran_seconds=time.monotonic() - began, progress=further)
 
 
 def _run_in_transaction(

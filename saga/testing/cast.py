@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -18,6 +19,7 @@ from saga.core.effects import RunTask
 from saga.core.errors import DefinitionError
 from saga.core.events import Direction, split_task_name
 from saga.engine.codec import JsonCodec
+from saga.engine.heart import PROGRESS_BYTES_MAX
 from saga.engine.outcomes import Ended, function_of, run_attempt
 from saga.engine.registry import is_companion, step_named
 
@@ -45,8 +47,8 @@ class Cast:
         # would take the next one's effects for repetitions if the tokens that it sees were the same, too.
         self._salt = uuid4().bytes
 
-    def run(self, task: RunTask, run: str) -> Ended:
-        """Run one attempt and return how it ended."""
+    def run(self, task: RunTask, run: str, told: list[str]) -> Ended:
+        """Run one attempt and return how it ended; `told` gets the progress that it tells, as JSON text."""
         name, direction = split_task_name(task.name)
         step = step_named(name)
         self.ran.append(task.name)
@@ -56,7 +58,9 @@ class Cast:
         function = declared if declared is None else self._stand_ins.get(declared, declared)
         with attempt(
             token=self._salted(token), action_token=self._salted(action), number=task.attempt, run=run, step=name
-        ):
+        ) as running:
+            running.progress = task.progress
+            running.beat = lambda progress: told.extend(_told(self._codec, progress))
             return run_attempt(step, direction, task.input, self._codec, function=function)
 
     def transactional(self, task: RunTask) -> bool:
@@ -68,6 +72,13 @@ class Cast:
         return UUID(bytes=hashlib.sha256(self._salt + token.bytes).digest()[:16])
 
 
+@dataclass(slots=True)
+class Rehearsal(Attempt):
+    """An attempt in a unit test."""
+
+    told: list[Any] = field(default_factory=list)  #: its progress, oldest first
+
+
 @contextmanager
 def attempt(
     *,
@@ -77,15 +88,30 @@ def attempt(
     run: str = "test/1",
     step: str = "test",
     connection: Any = None,
-) -> Iterator[Attempt]:
-    """Stand in for a worker in a unit test: `saga.current` answers inside the block."""
+    progress: Any = None,
+) -> Iterator[Rehearsal]:
+    """Stand in for a worker in a unit test: `saga.current` answers inside the block.
+
+    `progress` is what an earlier attempt told; what the step tells by `current.heartbeat` stands in `told` of what the
+    block gets, as plain JSON.
+
+    Raises:
+        ValueRefused: the progress cannot be stored.
+    """
+    codec = JsonCodec()
     token = token or uuid4()
-    running = Attempt(token, action_token or token, number, run, step, connection)
+    running = Rehearsal(token, action_token or token, number, run, step, connection)
+    running.progress = next(iter(_told(codec, progress)), None)
+    running.beat = lambda value: running.told.extend(map(json.loads, _told(codec, value)))
     reset = attempt_now.set(running)
     try:
         yield running
     finally:
         attempt_now.reset(reset)
+
+
+def _told(codec: JsonCodec, progress: Any) -> list[str]:
+    return [] if progress is None else [codec.encode_plain(progress, "the progress", PROGRESS_BYTES_MAX)]
 
 
 def _function(target: AnyStep | Callable[..., Any]) -> Callable[..., Any]:

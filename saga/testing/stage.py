@@ -69,6 +69,12 @@ class Row:
     run: StagedRun
     task: RunTask
     lease_until: datetime | None = None
+    told: list[str] = field(default_factory=list)  #: the progress of the attempt, as JSON text
+
+    @property
+    def progress(self) -> str | None:
+        """What the attempt told last."""
+        return self.told[-1] if self.told else None
 
 
 @dataclass(slots=True)
@@ -293,15 +299,16 @@ class Stage:
         if self._dies(Point.WORKER_RECEIVED, what):
             self._messages.append(message)
             return
-        row.lease_until = self.now + timedelta(seconds=lease_seconds(task.limit_seconds))
+        row.lease_until = self.now + timedelta(seconds=lease_seconds(task.limit_seconds, task.heartbeat_seconds))
         if self._dies(Point.WORKER_CLAIMED, what):
             return
-        ended = self._cast.run(task, run.address)
+        ended = self._cast.run(task, run.address, row.told)
         # A transactional step that has run and is not recorded is rolled back: that is the boundary before.
         if not self._cast.transactional(task) and self._dies(Point.WORKER_RAN, what):
             return
         del self._rows[token]
-        payload = wrap(ended.value, worker="play", ran_seconds=0.0)
+        further = None if ended.kind is EventKind.STEP_SUCCEEDED else row.progress
+        payload = wrap(ended.value, worker="play", ran_seconds=0.0, progress=further)
         self._inbox.append((run, Input(ended.kind, self.now, token, attempt, uuid4(), payload=payload)))
         if self._dies(Point.WORKER_RECORDED, what):
             self._messages.append(message)
@@ -328,7 +335,9 @@ class Stage:
             self._inbox.append((self._runs[run], Input(EventKind.TIMER_FIRED, at, key=name)))
         elif lease is not None:
             row = self._rows.pop(lease[1])
-            self._inbox.append((row.run, Input(EventKind.STEP_LOST, at, lease[1], row.task.attempt)))
+            told = None if row.progress is None else json.dumps({"progress": row.progress})
+            lost = Input(EventKind.STEP_LOST, at, lease[1], row.task.attempt, payload=told)
+            self._inbox.append((row.run, lost))
         return True
 
     # -- names -----------------------------------------------------------------------------------------------------

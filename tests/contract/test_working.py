@@ -9,6 +9,7 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import create_engine
 
+from saga.core.outcome import progress_of
 from saga.engine.store.connect import Connection, conninfo_of
 from saga.engine.store.failures import CommitUnknown
 from saga.engine.store.working import Standing, late_payload
@@ -147,6 +148,62 @@ def test_a_fenced_worker_cannot_renew(world: World, connection: Connection) -> N
     world.reaping.reap_lost(connection, [task.shard], grace_seconds=0)
 
     assert not world.working.renew(connection, claim, grace_seconds=3)
+
+
+def test_a_beat_prolongs_the_lease_and_keeps_the_progress(world: World, connection: Connection) -> None:
+    me = world.coordinator(connection)
+    task = world.start(connection, me, lease_seconds=500, limit_seconds=None, beats=True, progress='{"row": 1}').task
+    claim = world.claimed(connection, task)
+    assert (claim.beats, claim.progress) == (True, '{"row": 1}')
+
+    for told, kept in (('{"row": 2}', '{"row": 2}'), (None, '{"row": 2}')):
+        (before,) = world.reading.open_tasks(connection, task.run)
+        assert world.working.beat(connection, claim, told, grace_seconds=3)
+
+        (after,) = world.reading.open_tasks(connection, task.run)
+        again = world.working.claim(connection, task.token, 1, claim.claimant)
+        assert after.lease_until is not None
+        assert before.lease_until is not None
+        assert after.lease_until > before.lease_until
+        assert again is not None
+        assert again.progress == kept
+
+
+def test_a_beat_ends_with_the_limit_and_its_grace(world: World, connection: Connection) -> None:
+    task = world.start(connection, world.coordinator(connection), lease_seconds=500, limit_seconds=20, beats=True).task
+    claim = world.claimed(connection, task)
+
+    assert world.working.beat(connection, claim, None, grace_seconds=3)
+
+    (row,) = world.reading.open_tasks(connection, task.run)
+    assert row.claimed_at is not None
+    assert row.lease_until == row.claimed_at + timedelta(seconds=23)
+
+
+def test_a_lost_attempt_leaves_its_progress_and_beats_no_more(world: World, connection: Connection) -> None:
+    me = world.coordinator(connection)
+    told = '{"name": "\\"progress\\":ü\\u0000"}'
+    started = world.start(connection, me, tasks=2, lease_seconds=1e-6, beats=True)
+    claims = [world.claimed(connection, task) for task in started.tasks]
+    assert world.working.beat(connection, claims[0], told, grace_seconds=3)
+
+    assert world.reaping.reap_lost(connection, [7], grace_seconds=0) == 2
+
+    payloads = {row[2]: row[5] for row in inbox(connection)}
+    assert progress_of(payloads[claims[0].token]) == told
+    assert payloads[claims[1].token] is None
+    assert not world.working.beat(connection, claims[0], "3", grace_seconds=3)
+
+
+def test_a_beat_commits_asynchronously_and_nothing_after_it(world: World, connection: Connection) -> None:
+    task = world.start(connection, world.coordinator(connection), beats=True).task
+    claim = world.claimed(connection, task)
+
+    with connection.transaction():
+        world.working.beat(connection, claim, None, grace_seconds=3)
+        assert connection.execute("SHOW synchronous_commit").fetchall() == [("off",)]
+
+    assert connection.execute("SHOW synchronous_commit").fetchall() == [("on",)]
 
 
 def test_only_an_unflushed_outcome_commits_asynchronously(world: World, connection: Connection) -> None:

@@ -342,6 +342,7 @@ def make_app() -> Celery:
     """Build the application of this process, whose settings its environment names."""
     importlib.import_module(f"tests.integration.deployed_{os.environ.get(BUILD_VARIABLE, 'new')}")
     importlib.import_module("tests.integration.waiting")
+    importlib.import_module("tests.integration.beating")
     quicken(
         settling_seconds=float(os.environ.get("SAGA_TEST_SETTLING", "1")),
         answer_seconds=float(os.environ.get("SAGA_TEST_ANSWER", "40")),

@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from saga.cli.embedded import Servers
-from tests.integration import application, waiting
+from tests.integration import application, beating, waiting
 from tests.integration.fleet import Fleet
 from tests.integration.wired import Wires
 
@@ -31,6 +31,7 @@ SAGAS = {
         application.racing,
         application.ledgered,
         *waiting.SAGAS,
+        beating.moving,
     )
 }
 

@@ -428,6 +428,7 @@ def test_the_doctor_finds_these_settings_healthy_and_counts_the_running_workers(
     examined = json.loads(run("doctor", "--json", env=environment(conf.saga_database_url, conf.broker_url)).stdout)
 
     assert examined["refused"] == []
+    assert [one["code"] for one in examined["advised"]] == ["D14"], "its workers serve steps only"
     assert examined["not_checked"] == {}
     assert examined["connections"]["arithmetic"][1] == "2 worker children x 1 = 2"
 

@@ -36,7 +36,13 @@ DATABASES = {
 }
 """
 #: Documents whose blocks are run by name, one of single lines to paste, and one that shows the code of the demo.
-RUN_ELSEWHERE = {ROOT / "README.md", TESTING, ROOT / "docs" / "doctor.md", ROOT / "docs" / "processes.md"}
+RUN_ELSEWHERE = {
+    ROOT / "README.md",
+    TESTING,
+    ROOT / "docs" / "doctor.md",
+    ROOT / "docs" / "processes.md",
+    ROOT / "docs" / "tutorial.md",
+}
 
 
 def looked_up(dotted: str) -> Any:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+import psutil
 import psycopg
 import pytest
 
+from saga.cli.doctor.connections import PER_COORDINATOR
 from saga.cli.embedded import Servers
 from saga.core.errors import DatabaseUnreachable
 from saga.core.lifecycle import Status
 from saga.engine.client import Handle
 from tests.integration.application import trip
-from tests.integration.fleet import Fleet
+from tests.integration.fleet import Fleet, Node
 
 pytestmark = [pytest.mark.chaos]
 
@@ -79,6 +81,22 @@ def test_f21_without_a_free_connection_everybody_waits_and_resumes(
 
     _all_end(audited, handles)
     assert audited.nodes["w1"].exits + audited.nodes["w2"].exits == []
+
+
+def test_a_coordinator_opens_no_more_connections_than_the_doctor_counts(
+    audited: Fleet, superuser: psycopg.Connection
+) -> None:
+    ports = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND client_port = ANY (%s)"
+
+    def opened(node: Node) -> int:
+        own = [one.laddr.port for one in psutil.Process(node.pid).net_connections("tcp") if one.raddr]
+        row = superuser.execute(ports.encode(), (own,)).fetchone()
+        return 0 if row is None else int(row[0])
+
+    for name in ("c1", "c2"):
+        node = audited.nodes[name]
+        audited.until(lambda node=node: opened(node) >= 4, "turns, doorbell, beat and upkeep are there")  # type: ignore[misc]
+        assert opened(node) <= PER_COORDINATOR
 
 
 @pytest.mark.parametrize("table", ["run", "task", "inbox", "event", "coordinator"])

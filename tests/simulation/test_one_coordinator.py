@@ -155,7 +155,7 @@ def test_a_take_over_longer_than_its_lease_keeps_it(
 @pytest.mark.parametrize(
     ("owner", "name"),
     [(Membership, "set_strikes"), (Membership, "messages_after"), (Turning, "stalled")],
-    ids=lambda value: value if isinstance(value, str) else "",
+    ids=["strikes", "messages", "stalled"],
 )
 def test_a_take_over_that_an_error_cuts_short_is_done_again(
     world: World, beside: Connection, monkeypatch: pytest.MonkeyPatch, owner: type[Any], name: str
@@ -164,11 +164,11 @@ def test_a_take_over_that_an_error_cuts_short_is_done_again(
     handles = left_behind(world)
     struck: list[Fault | None] = []
 
-    def first_that_matters() -> Fault | None:
+    def first_call() -> Fault | None:
         struck.append(Fault.TIMEOUT if not struck else None)
         return struck[-1]
 
-    monkeypatch.setattr(owner, name, failing(getattr(owner, name), first_that_matters, commits=False))
+    monkeypatch.setattr(owner, name, failing(getattr(owner, name), first_call, commits=False))
 
     # Before the first turn on them the shards are marked: their owner has died.
     strikes = "SELECT min(strikes) FROM saga.shard"

@@ -1,4 +1,4 @@
-"""What the doctor refuses in the settings of Celery and in how its workers run."""
+"""What the doctor refuses, and advises, in the settings of Celery and in how its workers run."""
 
 from __future__ import annotations
 
@@ -7,10 +7,17 @@ from dataclasses import replace
 import pytest
 
 from saga.cli.doctor.celery_settings import CHECKS, CeleryFacts, StepTask
+from saga.cli.doctor.examination import Examination
 from saga.cli.fleet import WorkerNode
 
 HEALTHY = CeleryFacts(
-    transport_options={"visibility_timeout": 3600, "socket_timeout": 10, "socket_keepalive": True},
+    transport_options={
+        "visibility_timeout": 3600,
+        "socket_timeout": 10,
+        "socket_keepalive": True,
+        "ack_emulation": False,
+    },
+    queues=frozenset({"shop"}),
     tasks=(StepTask("payments.charge_card", 65.0, 65.0), StepTask("payments.refund_card", None, None)),
     workers=(WorkerNode("w1", ("shop",), "celery.concurrency.prefork:TaskPool", 4, 4),),
 )
@@ -123,3 +130,33 @@ def test_priorities_are_refused() -> None:
 )
 def test_annotations_that_change_a_steps_task_are_refused(task: StepTask) -> None:
     assert refused(replace(HEALTHY, tasks=(task,))) == {"D13": "task_annotations change a.b"}
+
+
+@pytest.mark.parametrize("facts", [without("ack_emulation"), replace(without("ack_emulation"), workers=())])
+def test_needless_copies_of_messages_are_advised_against_where_there_are_only_steps(facts: CeleryFacts) -> None:
+    assert list(refused(facts)) == ["D14"]
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        replace(without("ack_emulation"), other_tasks=("shop.report",)),
+        replace(
+            without("ack_emulation"),
+            workers=(WorkerNode("w1", ("mail", "shop"), "celery.concurrency.prefork:TaskPool", 4, 4),),
+        ),
+        replace(without("ack_emulation"), transport="py-amqp"),
+    ],
+    ids=["other tasks", "other queues", "other broker"],
+)
+def test_copies_of_messages_are_left_to_other_tasks(facts: CeleryFacts) -> None:
+    assert refused(facts) == {}
+
+
+def test_advice_is_no_refusal() -> None:
+    examination = Examination()
+
+    examination.examine(CHECKS, without("ack_emulation"))
+
+    assert [finding.code for finding in examination.advised] == ["D14"]
+    assert examination.refused == []

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +15,7 @@ import pytest
 
 from demo_shop.evolution import calling
 from demo_shop.evolution.calling import Refused, Unanswered, ask
-from demo_shop.evolution.single_server import fulfil
+from demo_shop.evolution.single_server import SingleServer, fulfil
 from tasks.values import Order
 
 ORDER = Order(id="order-1", email="a@example.com", sku="cup", quantity=2, total_cents=1_400)
@@ -95,3 +99,26 @@ def test_the_single_server_undoes_what_may_have_landed_newest_first(
 
     assert fulfil(errands, ORDER) == ended
     assert errands.run == run
+
+
+class Yielding(io.StringIO):
+    """A standard output that lets other threads run after every piece that is written."""
+
+    def write(self, text: str) -> int:
+        written = super().write(text)
+        time.sleep(0)
+        return written
+
+
+def test_each_line_of_the_single_servers_log_is_one_orders(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = Yielding()
+    monkeypatch.setattr("sys.stdout", said)
+    errands: Any = Recorded()
+    server = SingleServer(errands)
+
+    with ThreadPoolExecutor(16) as customers:
+        list(customers.map(lambda number: server.accept(replace(ORDER, id=f"order-{number}")), range(200)))
+    server.close()
+
+    expected = {f"order-{number} {what}" for number in range(200) for what in ("accepted", "completed")}
+    assert set(said.getvalue().splitlines()) == expected

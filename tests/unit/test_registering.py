@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
+
 import pytest
-from celery import Celery
+from celery import Celery, _state
 
 from saga import DefinitionError, install, step
 from saga.engine.installation import installation_of
@@ -24,19 +26,26 @@ def _declare_parcel() -> None:
         return None
 
 
-def _team_with(task: str) -> Celery:
+def _team_with(task: str, *, shared: bool = False) -> Celery:
     app = Celery("team", broker="memory://", set_as_current=False)
 
-    @app.task(name=task, shared=False)  # type: ignore[untyped-decorator]
     def plain() -> None: ...
 
+    if shared:  # as `shared_task` does it, but for those applications that are finalized already
+        _state.connect_on_app_finalize(lambda made: made._task_from_fun(plain, name=task))
+    else:
+        app.task(name=task, shared=False)(plain)
     return app
 
 
 @pytest.mark.parametrize("task", ["parcels.parcel", "parcels.parcel.compensate", "parcels.parcel.probe"])
 @pytest.mark.parametrize("order", ["installed first", "finalized first", "declared last"])
-def test_a_celery_task_with_the_name_of_a_steps_task_is_refused(task: str, order: str) -> None:
-    app = _team_with(task)
+@pytest.mark.parametrize("shared", [False, True], ids=["of the application", "shared"])
+def test_a_celery_task_with_the_name_of_a_steps_task_is_refused(
+    monkeypatch: pytest.MonkeyPatch, task: str, order: str, shared: bool
+) -> None:
+    monkeypatch.setattr(_state, "_on_app_finalizers", set(_state._on_app_finalizers))
+    app = _team_with(task, shared=shared)
 
     def assemble() -> None:
         if order == "declared last":
@@ -86,3 +95,27 @@ def test_tasks_of_steps_are_registered_once_however_often_steps_are_declared() -
     installation_of(app).refresh()
 
     assert app.tasks["parcels.parcel"] is task
+
+
+def test_a_type_that_its_module_has_not_is_a_mistake_in_the_definition() -> None:
+    app = Celery("team", broker="memory://", set_as_current=False)
+    install(app)
+
+    @step(name="parcels.stamp")
+    def stamp(n: datetime.Stamp) -> int:  # type: ignore[name-defined]
+        return 1
+
+    with pytest.raises(DefinitionError, match="its type hints cannot be resolved: module 'datetime' has no attribute"):
+        app.finalize()
+
+
+def test_no_error_of_a_definition_is_taken_for_nothing_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = Celery("team", broker="memory://", set_as_current=False)
+    install(app)
+
+    def broken() -> None:
+        raise AttributeError("no such thing")
+
+    monkeypatch.setattr(installation_of(app), "refresh", broken)
+    with pytest.raises(DefinitionError, match="the definitions cannot be read: no such thing"):
+        app.finalize()

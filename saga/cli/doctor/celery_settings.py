@@ -46,6 +46,8 @@ class CeleryFacts:
     worker_pool: str = "prefork"
     priorities: tuple[str, ...] = ()  #: the settings that give messages a priority
     tasks: tuple[StepTask, ...] = ()
+    queues: frozenset[str] = frozenset()  #: the queues of the steps
+    other_tasks: tuple[str, ...] = ()  #: the team's own tasks that are sent to these
     workers: tuple[WorkerNode, ...] = ()
 
     @property
@@ -61,7 +63,9 @@ def look(installation: Installation, transport: str, workers: tuple[WorkerNode, 
     app = installation.app
     conf = app.conf
     tasks = _step_tasks(installation)
-    queues = {queue_of(app, task.name) for task in tasks}
+    steps = {task.name for task in tasks}
+    queues = {queue_of(app, name) for name in steps}
+    others = sorted(name for name in app.tasks if name not in steps and not name.startswith("celery."))
     return CeleryFacts(
         transport=transport,
         transport_options=dict(conf.broker_transport_options or {}),
@@ -74,6 +78,8 @@ def look(installation: Installation, transport: str, workers: tuple[WorkerNode, 
         worker_pool=str(conf.worker_pool),
         priorities=_priorities(conf),
         tasks=tasks,
+        queues=frozenset(queues),
+        other_tasks=tuple(name for name in others if queue_of(app, name) in queues),
         workers=tuple(worker for worker in workers if queues & set(worker.queues)),
     )
 
@@ -302,3 +308,20 @@ def annotates_steps(facts: CeleryFacts) -> str | None:
     return (
         f"task_annotations change {', '.join(changed[:5])}" + (" and more" if changed[5:] else "") if changed else None
     )
+
+
+@CHECKS.advise(
+    "D14",
+    "`ack_emulation` off for workers that serve steps only (Redis)",
+    because="Postgres knows what is unfinished, so a message that dies with its worker is sent again; the copies that "
+    "kombu keeps of all that is delivered are needless for steps, and more than half of a worker's work. "
+    "What it costs: any other task that such a worker has taken is lost when the worker dies, acks_late or not",
+    paste='app.conf.broker_transport_options = {**app.conf.broker_transport_options, "ack_emulation": False}',
+)
+def keeps_needless_copies(facts: CeleryFacts) -> str | None:
+    """Advise to keep no copies of messages, where every task of the workers is a step."""
+    if facts.transport != "redis" or not facts.transport_options.get("ack_emulation", True):
+        return None
+    if facts.other_tasks or any(set(worker.queues) - facts.queues for worker in facts.workers):
+        return None
+    return "nothing but steps is sent to the queues of these workers, and each delivery is kept twice"

@@ -1,4 +1,4 @@
-"""A check: what it refuses, why, and the line to paste. It knows no setting, and who runs it hands it the facts."""
+"""A check: what it refuses or advises, why, and the line to paste. It knows no setting; who runs it has the facts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ F = TypeVar("F")
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class Finding:
     """What a check found, for people."""
 
     code: str
@@ -22,7 +22,7 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Check(Generic[F]):
-    """One refusal. `find` gets the facts of its area and returns what is wrong with them, or None."""
+    """One refusal, or one piece of advice. `find` gets the facts of its area and returns what it found, or None."""
 
     code: str
     area: str
@@ -30,11 +30,12 @@ class Check(Generic[F]):
     because: str
     paste: str
     find: Callable[[F], str | None]
+    advice: bool = False  #: nothing is wrong: something could be better
 
-    def examine(self, facts: F) -> Refusal | None:
-        """Return the refusal, or None where nothing is wrong."""
+    def examine(self, facts: F) -> Finding | None:
+        """Return what was found, or None where there is nothing to say."""
         found = self.find(facts)
-        return None if found is None else Refusal(self.code, self.area, found, self.because, self.paste)
+        return None if found is None else Finding(self.code, self.area, found, self.because, self.paste)
 
 
 class Checks(Generic[F]):
@@ -50,10 +51,20 @@ class Checks(Generic[F]):
     def refuse(
         self, code: str, refuses: str, *, because: str, paste: str
     ) -> Callable[[Callable[[F], str | None]], Callable[[F], str | None]]:
-        """Register the function below as a check."""
+        """Register the function below as a check that refuses."""
+        return self._register(code, refuses, because, paste, advice=False)
 
+    def advise(
+        self, code: str, advises: str, *, because: str, paste: str
+    ) -> Callable[[Callable[[F], str | None]], Callable[[F], str | None]]:
+        """Register the function below as a check that advises; it never fails an examination."""
+        return self._register(code, advises, because, paste, advice=True)
+
+    def _register(
+        self, code: str, what: str, because: str, paste: str, *, advice: bool
+    ) -> Callable[[Callable[[F], str | None]], Callable[[F], str | None]]:
         def register(find: Callable[[F], str | None]) -> Callable[[F], str | None]:
-            self._checks.append(Check(code, self.area, refuses, because, paste, find))
+            self._checks.append(Check(code, self.area, what, because, paste, find, advice))
             return find
 
         return register

@@ -33,7 +33,7 @@ from saga.cli.group import EXIT_REFUSED, Invocation, command, option
 def doctor_command(
     invocation: Invocation, *, coordinators: int | None, worker_children: int | None, clients: int
 ) -> None:
-    """Examine the application and print what is refused."""
+    """Examine the application and print what is refused and advised."""
     from saga.cli.doctor.examination import every_check, examine
 
     found = examine(
@@ -42,7 +42,8 @@ def doctor_command(
     output = invocation.output
     output.document(
         {
-            "refused": [asdict(refusal) for refusal in found.refused],
+            "refused": [asdict(finding) for finding in found.refused],
+            "advised": [asdict(finding) for finding in found.advised],
             "passed": found.passed,
             "not_checked": found.skipped,
             "connections": {
@@ -52,16 +53,21 @@ def doctor_command(
             },
         }
     )
-    for refusal in found.refused:
-        output.line(f"{refusal.code}  {refusal.area}: {refusal.found}", style="red")
-        output.line(f"     {refusal.because}")
-        output.line(f"     {refusal.paste}", style="cyan")
+    for style, findings in (("red", found.refused), ("yellow", found.advised)):
+        for finding in findings:
+            advice = "advice: " if findings is found.advised else ""
+            output.line(f"{finding.code}  {finding.area}: {advice}{finding.found}", style=style)
+            output.line(f"     {finding.because}")
+            output.line(f"     {finding.paste}", style="cyan")
     names = {check.code: check.refuses for check in every_check()}
     for code, why in found.skipped.items():
         output.line(f"{code}  not checked ({names[code]}): {why}", style="yellow")
     output.line("connections")
     for line in found.fleet.arithmetic():
         output.line(f"     {line}")
-    output.line(f"{len(found.refused)} refused, {len(found.passed)} passed, {len(found.skipped)} not checked")
+    output.line(
+        f"{len(found.refused)} refused, {len(found.advised)} advised, {len(found.passed)} passed, "
+        f"{len(found.skipped)} not checked"
+    )
     if found.refused:
         sys.exit(EXIT_REFUSED)

@@ -7,16 +7,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from saga.cli.doctor import broker, celery_settings, connections, postgres
-from saga.cli.doctor.check import Check, Refusal
+from saga.cli.doctor.check import Check, Finding
 from saga.cli.fleet import BrokerSilent, WorkerNode, broker_connection, worker_nodes
 from saga.engine.installation import Installation
 
 
 @dataclass(slots=True)
 class Examination:
-    """What was refused, what passed, and what could not be looked at (the code, and why)."""
+    """What was refused, what is advised, what passed, and what could not be looked at (the code, and why)."""
 
-    refused: list[Refusal] = field(default_factory=list)
+    refused: list[Finding] = field(default_factory=list)
+    advised: list[Finding] = field(default_factory=list)
     passed: list[str] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
     fleet: connections.Fleet = field(default_factory=connections.Fleet)
@@ -24,9 +25,9 @@ class Examination:
     def examine(self, checks: Iterable[Check[Any]], facts: Any, *, silence: str | None = None) -> None:
         """Run checks; where the server is silent only those that say so can tell anything."""
         for check in checks:
-            refusal = check.examine(facts)
-            if refusal is not None:
-                self.refused.append(refusal)
+            finding = check.examine(facts)
+            if finding is not None:
+                (self.advised if check.advice else self.refused).append(finding)
             elif silence is not None:
                 self.skipped[check.code] = silence
             else:

@@ -16,7 +16,7 @@ _HEAD = """\
 broker, at Postgres as the application's role sees it, and at how many connections the whole fleet may open. Each thing
 that it refuses has a code, a reason, and the line to paste. It exits with 1 when it refuses anything, with 0 when
 nothing is wrong; `--json` prints the same as one document. It changes nothing, and a server that does not answer is
-refused as such, with the checks that needed it listed as not checked.
+refused as such, with the checks that needed it listed as not checked. Advice is printed beside that, and fails nothing.
 
 Limits of steps are read from their definitions: an attempt made longer at its call site by `with_options(timeout=…)`
 is not seen. Workers are only judged as they run while they answer; their settings are judged always.
@@ -33,7 +33,7 @@ def page() -> str:
             if check.paste.startswith(("celery ", "CONFIG ", "# ")):
                 language = "text"
             parts.append(
-                f"\n### {check.code}: {check.refuses}\n\n"
+                f"\n### {check.code}{', advice' if check.advice else ''}: {check.refuses}\n\n"
                 f"{check.because[0].upper()}{check.because[1:]}.\n\n```{language}\n{check.paste}\n```\n"
             )
     return "".join(parts)

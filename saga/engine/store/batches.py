@@ -97,6 +97,8 @@ def arguments_of(me: UUID, batch: Batch) -> tuple[Any, ...]:
                 "input": t.input,
                 "lease_seconds": t.lease_seconds,
                 "limit_seconds": t.limit_seconds,
+                "beats": t.beats,
+                "progress": t.progress,
             }
             for t in batch.tasks
         ),

@@ -28,10 +28,10 @@ WITH lost AS MATERIALIZED (
     LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 ), done AS (
     DELETE FROM {s}.task t USING lost WHERE t.token = lost.token
-    RETURNING t.run, t.shard, t.token, t.attempt, t.claimed_by
+    RETURNING t.run, t.shard, t.token, t.attempt, t.claimed_by, t.progress
 ), told AS (
-    INSERT INTO {s}.inbox (shard, lane, run, kind, token, attempt, claimant)
-    SELECT shard, 0, run, 'StepLost', token, attempt, claimed_by FROM done
+    INSERT INTO {s}.inbox (shard, lane, run, kind, token, attempt, claimant, payload)
+    SELECT shard, 0, run, 'StepLost', token, attempt, claimed_by, '{"progress":' || to_json(progress) || '}' FROM done
     RETURNING shard
 )
 SELECT {bell} FROM told

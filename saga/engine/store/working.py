@@ -23,7 +23,7 @@ UPDATE {s}.task
 SET claimed_by = %(claimant)s, claimed_at = clock_timestamp(),
     lease_until = clock_timestamp() + make_interval(secs => lease_seconds)
 WHERE token = %(token)s AND attempt = %(attempt)s AND (claimed_by IS NULL OR claimed_by = %(claimant)s)
-RETURNING run, shard, name, input, lease_seconds, limit_seconds
+RETURNING run, shard, name, input, lease_seconds, limit_seconds, beats, progress
 """
 
 # Only a transactional step may claim like this: its own commit decides whether it happened.
@@ -36,6 +36,17 @@ SET lease_until = LEAST(
     clock_timestamp() + make_interval(secs => lease_seconds),
     claimed_at + make_interval(secs => limit_seconds + %(grace)s))
 WHERE token = %(token)s AND attempt = %(attempt)s AND claimed_by = %(claimant)s
+"""
+
+# Asynchronous: what a crash of Postgres forgets of it, the next beat tells again.
+_BEAT = """
+UPDATE {s}.task
+SET lease_until = LEAST(
+    clock_timestamp() + make_interval(secs => lease_seconds),
+    claimed_at + make_interval(secs => limit_seconds + %(grace)s)),
+    progress = COALESCE(%(progress)s, progress)
+WHERE token = %(token)s AND attempt = %(attempt)s AND claimed_by = %(claimant)s
+RETURNING set_config('synchronous_commit', 'off', true)
 """
 
 # The fence and the record in one statement: a check before the write would be a race. No row deleted, nothing inserted.
@@ -98,6 +109,7 @@ class Working:
         self._claim = statement(schema, _CLAIM)
         self._claim_unflushed = statement(schema, _CLAIM_UNFLUSHED)
         self._renew = statement(schema, _RENEW)
+        self._beat = statement(schema, _BEAT)
         self._outcome = statement(schema, _fill(_OUTCOME, _PSYCOPG_MARKS, unflushed=""))
         self._outcome_unflushed = statement(schema, _fill(_OUTCOME, _PSYCOPG_MARKS, unflushed=_UNFLUSHED))
         self._outcome_text = statement(schema, _fill(_OUTCOME, _ALCHEMY_MARKS, unflushed="")).decode()
@@ -121,8 +133,7 @@ class Working:
             row = connection.execute(self._claim if durable else self._claim_unflushed, values).fetchone()
         if row is None:
             return None
-        run, shard, name, text, lease_seconds, limit_seconds = row[:6]
-        return Claim(token, attempt, claimant, run, shard, name, text, lease_seconds, limit_seconds)
+        return Claim(token, attempt, claimant, *row[:8])
 
     def renew(self, connection: Connection, claim: Claim, *, grace_seconds: float) -> bool:
         """P3: prolong the claim, at most to its limit and grace; False: fenced, the outcome will be a late one.
@@ -132,6 +143,15 @@ class Working:
         """
         values = {**_address(claim), "grace": grace_seconds}
         return connection.execute(self._renew, values).rowcount == 1
+
+    def beat(self, connection: Connection, claim: Claim, progress: str | None, *, grace_seconds: float) -> bool:
+        """P3, by the step itself: the same, and keep how far it is (JSON text; None: as before); False: fenced.
+
+        Raises:
+            psycopg.Error: nobody knows; beat again.
+        """
+        values = {**_address(claim), "grace": grace_seconds, "progress": progress}
+        return connection.execute(self._beat, values).rowcount == 1
 
     def record_outcome(
         self, connection: Connection, claim: Claim, kind: str, payload: str | None, *, durable: bool

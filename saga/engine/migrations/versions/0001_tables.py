@@ -98,6 +98,8 @@ CREATE TABLE {s}.task (
     input text NOT NULL,
     lease_seconds double precision NOT NULL CHECK (lease_seconds > 0),
     limit_seconds double precision CHECK (limit_seconds > 0),
+    beats boolean NOT NULL DEFAULT false,
+    progress text,
     created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     claimed_by uuid,
     claimed_at timestamptz,
@@ -377,11 +379,13 @@ BEGIN
     END IF;
     IF p_tasks IS NOT NULL THEN
         RETURN QUERY
-            INSERT INTO {s}.task AS t (token, attempt, run, shard, name, queue, input, lease_seconds, limit_seconds)
-            SELECT x.token, x.attempt, x.run, x.shard, x.name, x.queue, x.input, x.lease_seconds, x.limit_seconds
+            INSERT INTO {s}.task AS t (token, attempt, run, shard, name, queue, input, lease_seconds, limit_seconds,
+                                       beats, progress)
+            SELECT x.token, x.attempt, x.run, x.shard, x.name, x.queue, x.input, x.lease_seconds, x.limit_seconds,
+                   coalesce(x.beats, false), x.progress
             FROM json_to_recordset(p_tasks) AS x(
                 token uuid, attempt integer, run uuid, shard smallint, name text, queue text, input text,
-                lease_seconds double precision, limit_seconds double precision)
+                lease_seconds double precision, limit_seconds double precision, beats boolean, progress text)
             RETURNING t.token, t.id;
     END IF;
 END
