@@ -17,7 +17,7 @@ from benchmarks.record import read
 
 ROOT = Path(__file__).resolve().parent.parent
 HERE = Path(__file__).resolve().parent
-PARTS = ("four", "length", "recovery", "soak", "hops", "profile")
+PARTS = ("four", "length", "recovery", "soak", "hops", "waiting", "profile")
 
 
 @click.command()
@@ -28,6 +28,8 @@ PARTS = ("four", "length", "recovery", "soak", "hops", "profile")
 @click.option("--sagas", type=click.IntRange(1, 4000), help="Sagas of a backlog.")
 @click.option("--kills", type=click.IntRange(1), help="Coordinators to kill.")
 @click.option("--soak", "soak_minutes", type=click.FloatRange(0), help="Minutes at 100% CPU without a kill.")
+@click.option("--waiting", "waiting_runs", type=click.IntRange(1), help="Runs that wait for a signal.")
+@click.option("--rest", "rest_seconds", type=click.FloatRange(0.1), help="Seconds at rest with them.")
 @click.option("--profile/--no-profile", default=None, help="Record with py-spy where the time goes.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), help="Where the JSON lines go.")
 @click.option(

@@ -20,7 +20,7 @@ SETTINGS: dict[str, Any] = {
 #: Coordinators of a measurement read these from their environment.
 CACHE_VARIABLE = "BENCH_CACHE_RUNS"
 DATABASE_VARIABLE = "BENCH_DATABASE_URL"
-#: What is marked on the finish line: only ends (default), or `hops`.
+#: What is marked on the finish line: only ends (default), `waiting`, or `hops`.
 MARKS_VARIABLE = "BENCH_MARKS"
 #: Set where kombu shall not emulate acknowledgements.
 NO_ACKS_VARIABLE = "BENCH_NO_ACKS"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import statistics
 from collections.abc import Callable
 from dataclasses import asdict
 from enum import StrEnum
@@ -10,7 +11,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import drain, hops, length, recovery, spying
+from benchmarks import drain, hops, length, recovery, spying, timers, waiting
+from benchmarks.crowd import crowd
 from benchmarks.fleet import PREFORK_2, Ground, open_ground
 from benchmarks.meter import PostgresMeter
 from benchmarks.plan import Plan
@@ -26,6 +28,7 @@ class Part(StrEnum):
     RECOVERY = "recovery"
     SOAK = "soak"
     HOPS = "hops"
+    WAITING = "waiting"  # many runs that wait for a signal, then timers among theirs
     PROFILE = "profile"
 
 
@@ -44,6 +47,7 @@ def run(plan: Plan, *, parts: frozenset[Part], folder: Path, json_path: Path, co
         Part.PROFILE: _profile,
         Part.RECOVERY: _recovery,
         Part.SOAK: _soak,
+        Part.WAITING: _waiting,
     }
     with open_ground(folder) as ground:
         records = Records(json_path, settings=plan.settings(), versions=versions(ground.servers))
@@ -128,6 +132,26 @@ def _soak(ground: Ground, plan: Plan, records: Records, console: Console) -> Non
     found = recovery.soak(ground, minutes=plan.soak_minutes, in_flight=plan.recovery_in_flight)
     records.add("soak", choice=PREFORK_2.name, **asdict(found))
     _say(console, f"{found.minutes:g} minutes at 100% CPU: {found.takeovers} takeovers")
+
+
+def _waiting(ground: Ground, plan: Plan, records: Records, console: Console) -> None:
+    with crowd(ground, plan.waiting_runs) as waits:
+        records.add("crowd", runs=waits.runs, per_second=waits.started_per_second, database_mib=waits.database_mib)
+        _say(console, f"{waits.runs} runs wait, started {waits.started_per_second} a second: {waits.database_mib} MiB")
+        for number in range(1, plan.rounds + 1):
+            for crowded in (False, True) if number % 2 else (True, False):
+                rng = plan.rng("waiting", number)
+                found = waiting.measure(ground, waits if crowded else None, plan.waits, rng=rng)
+                records.add("waiting", choice=PREFORK_2.name, round=number, crowded=crowded, **asdict(found))
+                _say(
+                    console,
+                    f"round {number}  {found.runs:6} wait: {found.rest_cpu_percent['coordinator']}% of a core at rest, "
+                    f"{found.coordinator_mib} MiB, {found.sagas_per_second} sagas/s, "
+                    f"start {statistics.median(found.start_ms)} ms, signal {statistics.median(found.signal_ms)} ms",
+                )
+        late = timers.measure(ground, waits, plan.falling)
+        records.add("timers", **asdict(late))
+        _say(console, f"{late.fired} timers among {late.pending}: the latest {max(late.late_seconds)} s late")
 
 
 def _say(console: Console, line: str) -> None:

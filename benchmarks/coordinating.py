@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.application import MARKS_VARIABLE
 from benchmarks.finish import mark
-from benchmarks.workload import ENDED
+from benchmarks.workload import ENDED, FIRED, SIGNALLED, STARTED
 from saga.core.events import EventKind
 from saga.engine.coordinator import serve
 from saga.engine.crashpoints import Point, arm
@@ -21,6 +21,22 @@ from saga.engine.store.turning import Turning
 def _mark_ends(point: Point, detail: str) -> None:
     if point is Point.TURN_COMMITTED and (ended := detail.split(" ").count(EventKind.RUN_COMPLETED)):
         mark(ENDED, f"x{ended}")
+
+
+_WAITING = {
+    EventKind.RUN_STARTED: STARTED,
+    EventKind.SIGNAL_RECEIVED: SIGNALLED,
+    EventKind.TIMER_FIRED: FIRED,
+    EventKind.RUN_COMPLETED: ENDED,
+}
+
+
+def _mark_waiting(point: Point, detail: str) -> None:
+    if point is Point.TURN_COMMITTED:
+        kinds = detail.split(" ")
+        for kind, word in _WAITING.items():
+            if count := kinds.count(kind):
+                mark(word, f"x{count}")
 
 
 def _mark_hops(point: Point, detail: str) -> None:
@@ -50,7 +66,7 @@ def main() -> None:
             word = f"{owner.__name__.lower()}.{name}"
             setattr(owner, name, _marked(getattr(owner, name), f"{word}.begin", f"{word}.end"))
     else:
-        arm(_mark_ends)
+        arm(_mark_waiting if os.environ.get(MARKS_VARIABLE) == "waiting" else _mark_ends)
     serve(app)
 
 

@@ -100,6 +100,11 @@ class Fleet:
         self.coordinators.append(child)
         return child
 
+    def stop_coordinators(self) -> None:
+        """Let the coordinators hand over and end."""
+        self.ground.supervisor.stop(*(child.name for child in self.coordinators))
+        self.coordinators.clear()
+
     def start_workers(self, choice: Choice, *, events: bool = False) -> None:
         """Start the nodes of a choice; `events` sends Celery's events (-E)."""
         for _ in range(choice.nodes):
@@ -149,13 +154,18 @@ class Fleet:
 
 @contextlib.contextmanager
 def open_fleet(
-    ground: Ground, *, marks: str = "ends", cache_runs: int | None = None, acks: bool = True
+    ground: Ground,
+    *,
+    marks: str = "ends",
+    cache_runs: int | None = None,
+    acks: bool = True,
+    template: str = TEMPLATE,
 ) -> Iterator[Fleet]:
-    """Make a fresh database and an empty broker; at the end kill what was started on them, and drop the database."""
+    """Make a copy of a database and an empty broker; at the end kill what was started on them, and drop the copy."""
     number = next(_numbers)
     name = f"bench_{number}"
     broker = ground.servers.broker_url
-    database = ground.servers.create_database(name, template=TEMPLATE)
+    database = ground.servers.create_database(name, template=template)
     with contextlib.ExitStack() as stack:
         stack.callback(ground.servers.drop_database, name)
         with redis.Redis.from_url(broker) as client:

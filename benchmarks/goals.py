@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from benchmarks.ranking import percentile
 from benchmarks.record import Record, of
 
 #: The goals: throughput and latency against the chain's, the cost of a late step, recovery after the lease.
@@ -13,6 +14,11 @@ THROUGHPUT_MIN = 0.75
 LATENCY_MAX = 2.5
 LENGTH_MAX = 1.2
 RECOVERY_SECONDS_MAX = 2.0
+#: With a crowd of runs that wait: CPU of a core at rest in percent, and ratios to the same without; timers, in seconds.
+REST_PERCENT_MAX = 2.0
+CROWDED_THROUGHPUT_MIN = 0.9
+CROWDED_LATENCY_MAX = 1.3
+LATE_SECONDS_MAX = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +49,47 @@ def goals(records: Sequence[Record]) -> list[Goal]:
         what = f"false takeovers in {record.values['minutes']:g} minutes at 100% CPU"
         takeovers = record.values["takeovers"]
         found.append(Goal(what, "0", str(takeovers), takeovers == 0))
+    return found + _waiting(of(records, "waiting")) + _timers(of(records, "timers"))
+
+
+def _waiting(records: list[Record]) -> list[Goal]:
+    crowded = [record for record in records if record.values["crowded"]]
+    if not crowded:
+        return []
+    runs = crowded[0].values["runs"]
+    rest = [record.values["rest_cpu_percent"]["coordinator"] for record in crowded]
+    said = f"{statistics.median(rest):.2f}% ({min(rest):.2f} to {max(rest):.2f})"
+    wanted = f"≤ {REST_PERCENT_MAX:g}%"
+    found = [Goal(f"coordinator at rest, {runs} runs wait", wanted, said, statistics.median(rest) <= REST_PERCENT_MAX)]
+    for what, value, limits in (
+        ("throughput", _throughput, {"at_least": CROWDED_THROUGHPUT_MIN}),
+        ("p50 of a start", lambda record: _middle(record, "start_ms"), {"at_most": CROWDED_LATENCY_MAX}),
+        ("p50 of a signal", lambda record: _middle(record, "signal_ms"), {"at_most": CROWDED_LATENCY_MAX}),
+    ):
+        empty = {record.round: value(record) for record in records if not record.values["crowded"]}
+        ratios = [value(record) / empty[record.round] for record in crowded if record.round in empty]
+        said, reached = _judged(ratios, **limits)
+        limit = f"≥ {limits['at_least']}" if "at_least" in limits else f"≤ {limits['at_most']}"
+        found.append(Goal(f"{what} with {runs} that wait, of that without", limit, said, reached))
+    return found
+
+
+def _middle(record: Record, name: str) -> float:
+    return float(statistics.median(record.values[name]))
+
+
+def _timers(records: list[Record]) -> list[Goal]:
+    found = []
+    for record in records:
+        values = record.values
+        late = percentile(values["late_seconds"], 0.99)
+        ready = values["slack_seconds"] >= 0
+        what = f"p99 lateness, {values['per_second']:g} a second of {values['pending']} pending timers"
+        found.append(
+            Goal(what, f"≤ {LATE_SECONDS_MAX:g} s", f"{late:.3f} s", late <= LATE_SECONDS_MAX if ready else None)
+        )
+        earliest = values["earliest_seconds"]
+        found.append(Goal("the earliest of them, after it was due", "≥ 0 s", f"{earliest:.4f} s", earliest >= 0))
     return found
 
 

@@ -12,6 +12,8 @@ from benchmarks.drain import Size
 from benchmarks.fleet import CHOICES, PREFORK_2, Choice
 from benchmarks.length import Lengths
 from benchmarks.systems import CHAIN, SAGA, SYSTEMS, System
+from benchmarks.timers import Falling
+from benchmarks.waiting import Waits
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +46,27 @@ class Plan:
     hops: int
     profiled_sagas: int
     soak_minutes: float
+    waiting_runs: int
+    rest_seconds: float
+    probes: int
+    timers_per_second: float
+    timers_seconds: float
     profile: bool
 
     @property
     def size(self) -> Size:
         """How much one measurement of the main comparison does."""
         return Size(self.sagas, self.idle)
+
+    @property
+    def waits(self) -> Waits:
+        """How much one measurement of waiting does."""
+        return Waits(self.waiting_runs, self.rest_seconds, self.probes, self.sagas)
+
+    @property
+    def falling(self) -> Falling:
+        """How many timers fall due."""
+        return Falling(self.timers_per_second, self.timers_seconds)
 
     def turns(self) -> Iterator[Turn]:
         """Interleave: in each round every system with every choice, and the other way round in every other round."""
@@ -95,6 +112,11 @@ FULL = Plan(
     hops=100,
     profiled_sagas=4_000,
     soak_minutes=10,
+    waiting_runs=100_000,
+    rest_seconds=60,
+    probes=200,
+    timers_per_second=100,
+    timers_seconds=60,
     profile=True,
 )
 QUICK = Plan(
@@ -114,5 +136,10 @@ QUICK = Plan(
     hops=5,
     profiled_sagas=200,
     soak_minutes=0,
+    waiting_runs=100,
+    rest_seconds=1,
+    probes=5,
+    timers_per_second=20,
+    timers_seconds=2,
     profile=False,
 )

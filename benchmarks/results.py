@@ -46,6 +46,8 @@ def write(records: Sequence[Record]) -> str:
         ("Cost of a step in a long run", _length),
         ("Recovery from a killed coordinator", _recovery),
         ("At 100% CPU", _soak),
+        ("Many runs that wait", _waiting),
+        ("Timers", _timers),
         ("The hops of one step, idle", _hops),
         ("Where the time goes", _profile),
     ):
@@ -189,6 +191,73 @@ def _soak(records: Sequence[Record]) -> str:
         for r in of(records, "soak")
     ]
     return "\n".join(lines)
+
+
+def _waiting(records: Sequence[Record]) -> str:
+    head = (
+        "runs that wait",
+        "in memory",
+        "coordinator, % of a core at rest",
+        "Postgres, %",
+        "coordinator MiB",
+        "sagas/s",
+    )
+    rows: list[Row] = [(*head, "start p50 / p99 ms", "signal p50 / p99 ms")]
+    found = of(records, "waiting")
+    for crowded in (False, True):
+        same = [record.values for record in found if record.values["crowded"] is crowded]
+        if same:
+            rows.append(
+                (
+                    str(same[0]["runs"]),
+                    str(same[0]["cached"]) if crowded else "all",
+                    spread((values["rest_cpu_percent"]["coordinator"] for values in same), digits=2),
+                    spread((values["rest_cpu_percent"]["postgres"] for values in same), digits=2),
+                    spread((values["coordinator_mib"] for values in same), digits=0),
+                    spread(values["sagas_per_second"] for values in same),
+                    _p50_p99([time for values in same for time in values["start_ms"]]),
+                    _p50_p99([time for values in same for time in values["signal_ms"]]),
+                )
+            )
+    if len(rows) == 1:
+        return ""
+    made = [
+        f"The {record.values['runs']} were made by real starts, {record.values['per_second']:g} a second, and copied "
+        f"with their database ({record.values['database_mib']:g} MiB) for each round. "
+        for record in of(records, "crowd")
+    ]
+    return (
+        f"{_table(rows)}\n{''.join(made)}Each waits for a signal, a month at most, so it has a timer, too. At rest "
+        "nothing is sent. Starts and signals are one at a time, to the commit of the turn that takes them; a signal "
+        "goes to any of the runs, most of them not in memory. The memory is as full of runs as the cache lets it be.\n"
+    )
+
+
+def _timers(records: Sequence[Record]) -> str:
+    head = ("pending", "due a second", "fired", "late p50 s", "p99 s", "max s", "earliest s", "coordinator %")
+    rows: list[Row] = [head]
+    for record in of(records, "timers"):
+        values, late = record.values, record.values["late_seconds"]
+        rows.append(
+            (
+                str(values["pending"]),
+                f"{values['per_second']:g}",
+                str(values["fired"]),
+                *(f"{seconds:.3f}" for seconds in (statistics.median(late), percentile(late, 0.99), max(late))),
+                f"{values['earliest_seconds']:.4f}",
+                f"{values['coordinator_cpu_percent']:g}",
+            )
+        )
+    if len(rows) == 1:
+        return ""
+    return (
+        f"{_table(rows)}\nLateness is from when a timer was due to the commit of the turn that fired it; `earliest` is "
+        "the least from there to the beginning of the turn, by Postgres' clock. Another coordinator had set them.\n"
+    )
+
+
+def _p50_p99(times: list[float]) -> str:
+    return f"{statistics.median(times):.1f} / {percentile(times, 0.99):.1f}"
 
 
 def _hops(records: Sequence[Record]) -> str:

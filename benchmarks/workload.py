@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any
 
 from celery import chain, shared_task
 
 from benchmarks.finish import mark
-from saga import Context, saga, step
+from saga import Context, Signal, saga, step
 
 #: Marks: the last step or task of a saga has run; a saga has ended (for a chain these are one and the same moment).
 LAST_STEP = "last"
 ENDED = "ended"
+#: Marks of a measurement of waiting: so many runs were made, took a signal, saw a timer fire, in one commit.
+STARTED = "started"
+SIGNALLED = "signalled"
+FIRED = "fired"
 
 #: Steps of a saga in the main comparison.
 STEPS = 4
@@ -85,6 +90,23 @@ def long(ctx: Context, stretch: Stretch) -> int:
     for _ in range(stretch.steps):
         ctx.run(first, stretch.number)
     return stretch.steps
+
+
+ping: Signal[int] = Signal("ping", int)
+
+
+@saga("waiting", signals=[ping])
+def waiting(ctx: Context, number: int) -> int:
+    """Wait for signals, a month at most for each: so every such run has a timer, too."""
+    while ctx.wait_signal(ping, timeout=timedelta(days=30)) >= 0:
+        pass
+    return number
+
+
+@saga("timed")
+def timed(ctx: Context, due_at: datetime) -> None:
+    """Sleep until a time."""
+    ctx.sleep(due_at)
 
 
 def _link(number: int, place: int) -> Small:

@@ -50,7 +50,7 @@ def compose(name: str, given: type[Any], steps: Sequence[AnyStep]) -> Callable[[
 def _hints(name: str, step: AnyStep) -> dict[str, Any]:
     try:
         return get_type_hints(step.function)
-    except (NameError, TypeError) as error:
+    except (AttributeError, NameError, TypeError) as error:
         raise DefinitionError(
             f"sequence {name!r}: the type hints of step {step.name} ({place_of(step.function)}) cannot be resolved: "
             f"{error}; import the types at module level, before the sequence"

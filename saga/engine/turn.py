@@ -579,8 +579,11 @@ class Turns:
                     timers.pop(name, None)
                     cancelled.add(name)
                 case Fence(token):
-                    if token not in tasks:
+                    task = tasks.pop(token, None)
+                    if task is None:
                         batch.fences.append(token)
+                    else:  # it was asked for and taken back in one batch: nobody will ever see it
+                        batch.sent.append(_never_started(cached, task))
                 case Kill(token):
                     if tasks.pop(token, None) is None:
                         batch.kills.append(token)
@@ -625,9 +628,27 @@ def _put_among_runs(run: UUID, cached: CachedRun, effect: Effect, batch: Batch) 
             holder = f"{cached.saga}/{cached.key}"
             batch.lock_requests.append(LockRequest(name, run, cached.shard, token, attempt, wait, holder))
         case WithdrawLock(token):
-            batch.locks_withdrawn.append(token)
+            asked = next((request for request in batch.lock_requests if request.token == token), None)
+            if asked is None:
+                batch.locks_withdrawn.append(token)
+            else:
+                batch.lock_requests.remove(asked)
+                batch.sent.append(_never_started(cached, asked))
         case ReleaseLocks():
             batch.locks_released.append(run)
+
+
+def _never_started(cached: CachedRun, asked: NewTask | LockRequest) -> Sent:
+    return Sent(
+        cached.shard,
+        0,
+        asked.run,
+        cached.saga,
+        cached.key,
+        EventKind.STEP_NEVER_STARTED.value,
+        asked.token,
+        asked.attempt,
+    )
 
 
 def _answer(parent: Parent, kind: str, payload: str) -> Sent:

@@ -90,6 +90,19 @@ def test_a_failed_sleep_keeps_no_bell(world: World) -> None:
         assert second.try_sleep([3, 4, 5])
 
 
+def test_a_doorbell_that_was_given_up_keeps_no_bell_from_its_successor(world: World) -> None:
+    given_up, others = world.connect("saga:me"), world.connect("saga:other")
+    assert Doorbell(given_up, SCHEMA).try_sleep([3, 4])
+    assert Doorbell(others, SCHEMA).try_sleep([5])
+
+    successor = Doorbell(world.connect("saga:me"), SCHEMA)
+
+    wait_until(lambda: successor.try_sleep([3, 4]), "the bells are free")
+    assert not successor.try_sleep([5]), "that one lives"
+    with pytest.raises(psycopg.OperationalError):
+        given_up.execute("SELECT 1")
+
+
 def test_one_without_shards_sleeps_too(world: World) -> None:
     assert Doorbell(world.connect(), SCHEMA).try_sleep([])
 

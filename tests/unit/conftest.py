@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from saga.engine import installation, registry
+from tests.unit.families import family as family
 
 
 @pytest.fixture

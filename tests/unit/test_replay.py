@@ -9,7 +9,7 @@ from datetime import timedelta
 
 import pytest
 
-from saga import Abort, Context, StallReason, Status, StepFailed, step
+from saga import Abort, Context, StallReason, Status, StepFailed, ValueRefused, step
 from saga.core import execution as execution_module
 from saga.core import inside, program
 from saga.core.effects import CancelTimer, SetTimer
@@ -176,6 +176,33 @@ def test_other_code_that_is_retried_stalls_again() -> None:
 
     run.reload(define(other))
     assert run.execution.broken is not None or run.retry().stall_reason is StallReason.REPLAY_MISMATCH
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["then another step", "then the same step"])
+def test_an_input_that_was_refused_and_caught_is_refused_again_in_every_replay(again: bool) -> None:
+    def function(ctx: Context, n: int) -> int:
+        try:
+            ctx.run(stock, "no number")  # type: ignore[arg-type]
+        except ValueRefused:
+            ctx.run(stock if again else look, n)
+        return ctx.run(charge, n)
+
+    run = Driven(define(function))
+    name = "stock#2" if again else "look"
+    assert list(run.open) == [name]
+    run.succeed(name).succeed("charge", 8)
+
+    assert run.state.result == "8"
+
+
+def test_an_input_that_was_refused_at_the_end_of_the_log_is_refused_again() -> None:
+    def function(ctx: Context, n: int) -> int:
+        pending = ctx.start(stock, n)
+        with suppress(ValueRefused):
+            ctx.run(charge, "no number")  # type: ignore[arg-type]
+        return pending.result()
+
+    assert Driven(define(function)).succeed("stock", 5).state.result == "5"
 
 
 def test_code_that_asks_for_less_or_for_more_than_its_log_is_a_mismatch() -> None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 
 import pytest
 from greenlet import getcurrent
 
-from saga import Context, Status
+from saga import Context, Signal, Status
 from saga.core.definition import SagaDefinition
 from saga.core.events import EventKind
 from saga.core.lifecycle import StallReason
-from saga.engine.turn import ORPHAN_SECONDS
+from saga.core.signals import signal_payload
+from saga.engine.turn import BY_PARENT, ORPHAN_SECONDS
 from tests.unit.steps import charge, hurry, look, stock
 from tests.unit.turned import Turned
 
@@ -40,11 +42,17 @@ def hurried(ctx: Context, n: int) -> int:
     return ctx.run(hurry, n)
 
 
+def asked(ctx: Context, n: int) -> int:
+    return ctx.wait_signal(go)
+
+
+go = Signal("go", int)
 BUY = SagaDefinition(bought, name="buy")
 BUY_OTHERWISE = SagaDefinition(bought_otherwise, name="buy")
 SEND = SagaDefinition(sent, name="send")
 SEND_OTHERWISE = SagaDefinition(sent_otherwise, name="send")
 HURRY = SagaDefinition(hurried, name="hurry")
+ASK = SagaDefinition(asked, name="ask", signals=[go])
 DEADLINE = "deadline:steps.hurry#1"
 
 
@@ -210,6 +218,59 @@ def test_an_outcome_of_a_run_that_nobody_knows_becomes_an_incident_after_a_while
     assert turned.inbox == []
 
 
+# -- after the end -----------------------------------------------------------------------------------------------------
+
+
+def ended(key: str) -> Turned:
+    """Return a run that has read a signal and completed."""
+    turned = Turned(ASK)
+    turned.start(ASK, key)
+    turned.rest()
+    turned.ask(EventKind.SIGNAL_RECEIVED, "ask", key, step="once", payload=signal_payload("go", "1"))
+    turned.rest()
+    return turned
+
+
+def test_a_signal_that_comes_again_after_the_end_is_no_incident() -> None:
+    turned = ended("order-7")
+
+    turned.ask(EventKind.SIGNAL_RECEIVED, "ask", "order-7", step="once", payload=signal_payload("go", "1"))
+    turned.rest()
+
+    assert turned.status(turned.run_of(ASK, "order-7")) is Status.COMPLETED
+    assert (turned.inbox, turned.incidents) == ([], [])
+
+
+def test_a_signal_after_the_end_is_an_incident_that_tells_its_id() -> None:
+    turned = ended("order-7")
+
+    turned.ask(EventKind.SIGNAL_RECEIVED, "ask", "order-7", step="late", payload=signal_payload("go", "2"))
+    turned.rest()
+
+    assert [json.loads(incident.payload or "") for incident in turned.incidents] == [
+        {"id": "late", "signal": "go", "value": 2}
+    ]
+
+
+def test_a_signal_whose_id_is_the_word_for_a_parents_acts_is_no_parents_act() -> None:
+    turned = ended("order-7")
+
+    turned.ask(EventKind.SIGNAL_RECEIVED, "ask", "order-7", step=BY_PARENT, payload=signal_payload("go", "2"))
+    turned.rest()
+
+    assert len(turned.incidents) == 1
+
+
+def test_a_cancel_after_the_end_is_an_incident_and_one_of_a_parent_is_none() -> None:
+    turned = ended("order-7")
+
+    turned.ask(EventKind.CANCEL_REQUESTED, "ask", "order-7", step=BY_PARENT)
+    turned.ask(EventKind.CANCEL_REQUESTED, "ask", "order-7")
+    turned.rest()
+
+    assert [incident.kind for incident in turned.incidents] == [EventKind.CANCEL_REQUESTED]
+
+
 # -- memory ------------------------------------------------------------------------------------------------------------
 
 
@@ -339,3 +400,18 @@ def test_a_timer_that_is_moved_while_it_is_due_is_neither_fired_nor_deleted() ->
 
     assert EventKind.TIMER_FIRED not in turned.kinds(run)
     assert turned.timers[run, "action:steps.stock#1"] == turned.now + timedelta(seconds=10)
+
+
+# -- asked for and taken back in one batch -------------------------------------------------------------------------------
+
+
+def test_a_step_whose_run_is_cancelled_in_the_batch_of_its_start_is_never_sent() -> None:
+    turned = Turned(BUY)
+    run = turned.start(BUY, "a")
+    turned.ask(EventKind.CANCEL_REQUESTED, "buy", "a")
+
+    turned.turn()
+
+    assert turned.in_flight(run) == []
+    turned.turn()
+    assert turned.status(run) is Status.COMPENSATED

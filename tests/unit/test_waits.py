@@ -7,7 +7,17 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from saga import Context, DefinitionError, Signal, SignalTimeout, StallReason, Status, StepFailed, Update
+from saga import (
+    Context,
+    DefinitionError,
+    Signal,
+    SignalTimeout,
+    StallReason,
+    Status,
+    StepFailed,
+    Update,
+    ValueRefused,
+)
 from saga.core.effects import Report
 from saga.core.events import EventKind
 from saga.core.lifecycle import Cause
@@ -83,6 +93,19 @@ def test_a_dropped_wait_takes_no_signal_any_more() -> None:
 
     assert run.count(EventKind.WAIT_DROPPED) == 1
     assert run.signal("answer", "late").state.result == '"late"'
+
+
+def test_the_loser_of_first_hands_its_signal_to_a_wait_that_has_begun() -> None:
+    def function(ctx: Context, n: int) -> list[str]:
+        early, loser, heir = ctx.wait(paid), ctx.wait(answer), ctx.wait(answer)
+        ctx.run(stock, n)  # meanwhile both signals arrive, and `loser` has "one"
+        ctx.first(early, loser)
+        return [heir.result(), ctx.wait_signal(answer)]
+
+    run = Driven(define(function, signals=[answer, paid])).signal("paid", 1).signal("answer", "one").succeed("stock")
+
+    assert run.signal("answer", "two").state.result == '["one","two"]'
+    assert run.told == []
 
 
 def test_what_lost_a_first_cannot_be_waited_for_again() -> None:
@@ -231,6 +254,16 @@ def test_a_sleep_ends_when_its_timer_fires() -> None:
     assert run.fire().status is Status.COMPLETED
 
 
+def test_a_time_that_has_passed_is_due_at_once() -> None:
+    def function(ctx: Context, n: int) -> None:
+        ctx.sleep(ctx.now() - timedelta(days=1))
+
+    run = Driven(define(function))
+
+    assert run.timers["timer:timer#1"] < run.now
+    assert run.fire().status is Status.COMPLETED
+
+
 def test_a_timer_can_be_due_at_a_time() -> None:
     def function(ctx: Context, n: int) -> None:
         ctx.sleep(datetime(2027, 1, 1, tzinfo=UTC))
@@ -351,6 +384,33 @@ def test_an_update_is_refused_with_a_reason() -> None:
     run = Driven(define(function, signals=[move])).signal("move", "Berlin", id="u1")
 
     assert json.loads(run.last(EventKind.UPDATE_ANSWERED).payload or "") == {"refused": "too late"}
+
+
+def test_an_update_is_answered_or_refused_once() -> None:
+    def function(ctx: Context, n: int) -> None:
+        request = ctx.wait_signal(move)
+        request.answer(1)
+        request.refuse("after all not")
+
+    run = Driven(define(function, signals=[move])).signal("move", "Berlin", id="u1")
+
+    assert run.stall_reason is StallReason.SAGA_BUG
+    assert "was answered or refused before" in str(run.log[-2].payload) + str(run.log[-1].payload)
+
+
+def test_an_answer_that_does_not_fit_may_be_caught_and_refused_instead() -> None:
+    def function(ctx: Context, n: int) -> int:
+        request = ctx.wait_signal(move)
+        try:
+            request.answer("no number")  # type: ignore[arg-type]
+        except ValueRefused:
+            request.refuse("no answer")
+        return ctx.run(stock, n)
+
+    run = Driven(define(function, signals=[move])).signal("move", "Berlin", id="u1").succeed("stock")
+
+    assert run.status is Status.COMPLETED
+    assert json.loads(run.last(EventKind.UPDATE_ANSWERED).payload or "") == {"refused": "no answer"}
 
 
 def test_state_and_attributes_are_what_was_set_last() -> None:

@@ -17,6 +17,15 @@ _LOCK = "SELECT bool_and(pg_try_advisory_lock({k}, shard)) FROM unnest(%s::integ
 
 _UNLOCK = "SELECT pg_advisory_unlock_all()"
 
+# A coordinator that gave its doorbell up because nobody answered does not know whether that session lives on: it would
+# hold the bells, and nobody could lie down. Nothing else locks exclusively in this name but a commit of this thread.
+_END_EARLIER = """
+SELECT pg_terminate_backend(l.pid) FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
+WHERE l.locktype = 'advisory' AND l.mode = 'ExclusiveLock' AND a.pid <> pg_backend_pid()
+  AND a.application_name = current_setting('application_name') AND a.datname = current_database()
+  AND a.wait_event IS DISTINCT FROM 'SyncRep'
+"""
+
 #: What `Membership.release` and `resign` ring with: look for free shards.
 MEMBERS = "members"
 
@@ -42,12 +51,13 @@ class Doorbell:
     """
 
     def __init__(self, connection: Connection, schema: str) -> None:
-        """Listen on the connection.
+        """Listen on the connection, and end the session of an earlier doorbell of the same coordinator.
 
         Raises:
             psycopg.Error: the connection is gone.
         """
         quoted(schema)
+        connection.execute(_END_EARLIER)
         self._connection = connection
         self._lock = statement(schema, _LOCK)
         self._rung: list[str] = []

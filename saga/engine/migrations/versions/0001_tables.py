@@ -212,10 +212,17 @@ BEGIN
     IF names IS NULL THEN
         RETURN;
     END IF;
+    -- Above the numbers of the shards, which are the bells' in the same space.
     PERFORM pg_advisory_xact_lock({{k}}, h.hash) FROM (
-        SELECT DISTINCT hashtext('lock:' || n.name) AS hash FROM unnest(names) n(name) ORDER BY hash
+        SELECT 64 + (hashtext(x.name) & 1073741823) AS hash FROM json_to_recordset(p_requests) AS x(name text)
     ) h;
-    DELETE FROM {s}.lock l WHERE l.run = ANY (p_released);
+    -- First, because a run may withdraw, or end, in the batch in which it asks: then its place must go again.
+    -- A run that has the lock already, or stands in line, asks again: its place stays, the new token is answered.
+    INSERT INTO {s}.lock AS l (name, run, shard, token, attempt, holder)
+        SELECT x.name, x.run, x.shard, x.token, x.attempt, x.holder
+        FROM json_to_recordset(p_requests) AS x(
+            name text, run uuid, shard smallint, token uuid, attempt integer, holder text)
+        ON CONFLICT (name, run) DO UPDATE SET token = excluded.token, attempt = excluded.attempt;
     WITH gone AS (
         DELETE FROM {s}.lock l WHERE l.token = ANY (p_withdrawn) AND NOT l.held
         RETURNING l.shard, l.run, l.token, l.attempt
@@ -224,12 +231,7 @@ BEGIN
         SELECT g.shard, 0, g.run, 'StepNeverStarted', g.token, g.attempt FROM gone g RETURNING shard
     )
     SELECT count({{bell}}) INTO found_rows FROM told;
-    -- A run that has the lock already, or stands in line, asks again: its place stays, the new token is answered.
-    INSERT INTO {s}.lock AS l (name, run, shard, token, attempt, holder)
-        SELECT x.name, x.run, x.shard, x.token, x.attempt, x.holder
-        FROM json_to_recordset(p_requests) AS x(
-            name text, run uuid, shard smallint, token uuid, attempt integer, holder text)
-        ON CONFLICT (name, run) DO UPDATE SET token = excluded.token, attempt = excluded.attempt;
+    DELETE FROM {s}.lock l WHERE l.run = ANY (p_released);
     -- A statement of its own before the answers: parts of one statement do not see what the others change.
     UPDATE {s}.lock l SET held = true
         WHERE (l.name, l.id) IN (
