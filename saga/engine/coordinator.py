@@ -31,7 +31,7 @@ from saga.engine.installation import Installation, installation_of
 from saga.engine.messages import queue_of
 from saga.engine.publisher import Publisher
 from saga.engine.records import Taken
-from saga.engine.resting import Rest
+from saga.engine.resting import SOON_SECONDS, Rest
 from saga.engine.store.connect import Connection, connect
 from saga.engine.store.failures import BatchRefused, CommitUnknown, Fenced, StoreFailure, Superseded
 from saga.engine.store.floors import Floors
@@ -47,6 +47,8 @@ log = logging.getLogger("saga.coordinator")
 
 #: Seconds between two looks at what is mine, and the longest sleep.
 OWN_SECONDS = 1.0
+#: Timers of a shard that a look ahead notes.
+TIMERS_AHEAD_MAX = 100
 #: With so many attempts out, a turn of fewer than LINGER_ARRIVALS waits for a fuller batch: so long for each attempt
 #: that is out, so that workers never run dry meanwhile, and at most LINGER_SECONDS_MAX.
 LINGER_OUTSTANDING = 24
@@ -388,6 +390,8 @@ class Coordinator:
         if came:
             reach(Point.SHARDS_ACQUIRED)
             self._retry_with_this_build(connection, sorted(came))
+        soon = self._turning.due_soon(connection, sorted(owned), seconds=SOON_SECONDS, limit_per_shard=TIMERS_AHEAD_MAX)
+        self._rest.expect(soon)
         # Last: what an error cut short is done again for shards that are not noted yet.
         self._shards = owned
         self._owned_at = time.monotonic()

@@ -99,5 +99,5 @@ class Database:
                 ) from error
 
 
-def _connect_bounded(dialect: Any, record: Any, arguments: Any, options: Any) -> Psycopg:
+def _connect_bounded(_dialect: Any, _record: Any, arguments: Any, options: Any) -> Psycopg:
     return Bounded.connect(*arguments, **options)

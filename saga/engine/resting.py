@@ -21,8 +21,8 @@ from saga.engine.store.sleeping import Doorbell, Rings
 #: Seconds between two tries to lie down while a sender is in flight: the first, and the longest.
 RESTLESS_SECONDS = (0.005, 0.1)
 
-#: Timers further off than this are left to the look at everything that is made each second.
-SOON_SECONDS = 60.0
+#: Timers that fall due within so many seconds are known by heart; longer than between two looks ahead.
+SOON_SECONDS = 5.0
 
 
 class Rest:
@@ -96,8 +96,12 @@ class Rest:
         while everywhere and self._due and self._due[0] <= postgres_at:
             heapq.heappop(self._due)
 
+    def expect(self, due_at: Iterable[datetime]) -> None:
+        """Know by heart these timers and no others: what a look ahead has found, whoever has set them."""
+        self._due = sorted(due_at)
+
     def remember(self, due_at: Iterable[datetime]) -> None:
-        """Remember timers that fall due soon, so as to wake for them; all others are found each second."""
+        """Remember timers that were set now and fall due before the next look ahead."""
         soon = self._postgres_at + timedelta(seconds=SOON_SECONDS)
         for due in due_at:
             if due < soon:

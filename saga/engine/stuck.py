@@ -12,20 +12,20 @@ from uuid import UUID
 
 from saga.core.definition import VoidStep
 from saga.core.errors import ValueRefused
-from saga.core.events import Direction, Event
+from saga.core.events import Direction, Event, taken_back
 from saga.core.state import State
 from saga.engine.registry import Definitions
 from saga.engine.shapes import load
 
 
 def fold(run: UUID, events: Iterable[Event], log_of: Callable[[UUID], Iterable[Event]]) -> State:
-    """Return where a run stands by its log. `log_of` reads another run's: that of the child which this run undoes."""
+    """Return where a run stands by its log. `log_of` reads another's: of the child that it undoes, of earlier undos."""
     log = tuple(events)
-    undone = json.loads(log[0].payload or "{}").get("undoes") if log else None
+    undone = taken_back(json.loads(log[0].payload or "{}")) if log else ()
     state = State(run)
-    if undone is not None:
-        state = State(UUID(undone))
-        state.take_back(log_of(state.run))
+    if undone:
+        state = State(undone[0][0])
+        state.take_back(event for one, _ in undone for event in log_of(one))
     for event in log:
         state.apply(event)
     return state

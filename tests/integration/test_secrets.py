@@ -46,7 +46,7 @@ class Monitor:
 
     def __init__(self, url: str) -> None:
         self._client = redis.Redis.from_url(url)
-        self._monitor = self._client.monitor()
+        self._monitor: Any = self._client.monitor()  # type: ignore[no-untyped-call]
         self._monitor.__enter__()
         self._lines: list[str] = []
         self._thread = threading.Thread(target=self._listen, name="monitor", daemon=True)

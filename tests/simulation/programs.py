@@ -158,7 +158,7 @@ class World:
             self._thaw()
         elif run.open:
             name = sorted(run.open)[0]
-            self._do(name, run.open[name], EventKind.STEP_SUCCEEDED)
+            self._do(name, run.task(name), EventKind.STEP_SUCCEEDED)
         elif run.status is Status.STALLED:
             run.retry()
         else:
@@ -169,7 +169,7 @@ class World:
         self.run.fire(name)
 
     def _answer(self, name: str) -> None:
-        task = self.run.open[name]
+        task = self.run.task(name)
         action = name.count(".") == 0
         kinds = [
             (8, EventKind.STEP_SUCCEEDED),

@@ -139,7 +139,7 @@ def test_money_is_conserved_on_hot_accounts_under_chaos(
         if handle.status() is Status.COMPLETED:
             expected[transfer.source] -= transfer.cents
             expected[transfer.target] += transfer.cents
-    held = dict(world.owner.execute("SELECT name, cents FROM public.account").fetchall())
+    held: dict[str, int] = dict(world.owner.execute("SELECT name, cents FROM public.account").fetchall())
     assert held == expected, f"I23, seed {world.seed}"
     assert sum(held.values()) == OPENING_CENTS * len(ACCOUNTS)
     assert ends[Status.COMPLETED] > 10

@@ -204,6 +204,12 @@ class Driven:
     def count(self, kind: EventKind) -> int:
         return self.kinds().count(kind)
 
+    def task(self, name: str) -> RunTask:
+        """Return an attempt that a worker runs."""
+        task = self.open[name]
+        assert isinstance(task, RunTask)
+        return task
+
     def input_of(self, name: str) -> Any:
         task = self.open[name]
         assert not isinstance(task, RequestLock)

@@ -254,7 +254,9 @@ def test_a_type_that_cannot_be_stored_is_a_definition_error(annotation: Any) -> 
 
 
 def made(function: Callable[..., Any], *, compensation: Any = None, probe: Any = None) -> AnyStep:
-    step = make_step(function, name="a.b", aliases=(), retry=None, timeout=None, deadline=None, transactional=False)
+    step = make_step(
+        function, name="a.b", aliases=(), retry=None, timeout=None, deadline=None, heartbeat=None, transactional=False
+    )
     step.compensation, step.probe_function = compensation, probe
     return step
 
@@ -451,7 +453,9 @@ def test_an_exception_ends_each_direction_as_the_table_says(
 
 
 def test_an_exception_of_a_transactional_step_is_rolled_back_but_its_probe_is_not() -> None:
-    step = make_step(good, name="a.b", aliases=(), retry=None, timeout=None, deadline=None, transactional=True)
+    step = make_step(
+        good, name="a.b", aliases=(), retry=None, timeout=None, deadline=None, heartbeat=None, transactional=True
+    )
     companion = companion_input(UUID(int=1), '{"n":3}', None)
 
     kinds = [

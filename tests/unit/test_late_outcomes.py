@@ -23,7 +23,7 @@ def fallback(ctx: Context, n: int) -> int:
 
 
 def lost(run: Driven, name: str = "stock") -> RunTask:
-    task = run.open[name]
+    task = run.task(name)
     run.lose(name)
     return task
 

@@ -34,6 +34,7 @@ def hasty(ctx: Context, n: int) -> str:
 
 def patient(ctx: Context, n: int) -> str:
     """Waits for a minute, twice."""
+    said = ""
     for _ in range(2):
         try:
             ctx.lock("order:1", timeout=timedelta(minutes=1))

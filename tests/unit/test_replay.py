@@ -182,7 +182,7 @@ def test_other_code_that_is_retried_stalls_again() -> None:
 def test_an_input_that_was_refused_and_caught_is_refused_again_in_every_replay(again: bool) -> None:
     def function(ctx: Context, n: int) -> int:
         try:
-            ctx.run(stock, "no number")  # type: ignore[arg-type]
+            ctx.run(stock, "no number")  # type: ignore[call-overload]
         except ValueRefused:
             ctx.run(stock if again else look, n)
         return ctx.run(charge, n)
@@ -199,7 +199,7 @@ def test_an_input_that_was_refused_at_the_end_of_the_log_is_refused_again() -> N
     def function(ctx: Context, n: int) -> int:
         pending = ctx.start(stock, n)
         with suppress(ValueRefused):
-            ctx.run(charge, "no number")  # type: ignore[arg-type]
+            ctx.run(charge, "no number")  # type: ignore[call-overload]
         return pending.result()
 
     assert Driven(define(function)).succeed("stock", 5).state.result == "5"
@@ -259,7 +259,7 @@ def test_policies_are_pinned_when_the_step_is_scheduled() -> None:
 
     run = Driven(define(slower))
 
-    assert run.open["stock"].limit_seconds == 12
+    assert run.task("stock").limit_seconds == 12
     assert run.timers.keys() == {"deadline:steps.stock#1"}
     assert stock.policy.timeout_seconds == 60
 

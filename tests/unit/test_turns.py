@@ -402,7 +402,7 @@ def test_a_timer_that_is_moved_while_it_is_due_is_neither_fired_nor_deleted() ->
     assert turned.timers[run, "action:steps.stock#1"] == turned.now + timedelta(seconds=10)
 
 
-# -- asked for and taken back in one batch -------------------------------------------------------------------------------
+# -- asked for and taken back in one batch -----------------------------------------------------------------------------
 
 
 def test_a_step_whose_run_is_cancelled_in_the_batch_of_its_start_is_never_sent() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -214,10 +215,8 @@ def test_after_the_pivot_an_uncaught_timeout_stalls() -> None:
 def test_first_of_waits_and_timers_is_allowed_after_the_pivot_and_of_steps_is_not() -> None:
     def function(ctx: Context, n: int) -> str:
         ctx.pivot()
-        try:
+        with suppress(DefinitionError):
             ctx.first(ctx.start(look, n), ctx.timer(1))
-        except DefinitionError:
-            pass
         return "timer" if ctx.first(ctx.wait(answer), waits := ctx.timer(10)) is waits else "answer"
 
     run = Driven(define(function, signals=[answer])).succeed("look").fire("timer:timer#2")

@@ -22,6 +22,7 @@ from saga.engine.cache import Cache
 from saga.engine.codec import JsonCodec
 from saga.engine.records import Arrival, Batch, DueTimer, Incident, NewRun, NewTask, RunChange, RunRow, Taken
 from saga.engine.registry import Definitions
+from saga.engine.stuck import fold
 from saga.engine.turn import Log, Prepared, Turns
 from tests.unit.driven import BEGAN, RUN
 
@@ -337,6 +338,8 @@ class Turned:
                 assert execution.broken is None, execution._message
             assert not execution.take().events
             execution.drop()
+            folded = fold(run, [event for event, _ in log], lambda of: [event for event, _ in self.logs.get(of, [])])
+            assert folded.status == row.status, f"an operator is shown {row.saga}/{row.key} as {folded.status}"
             if row.status in ENDED:
                 left = [name for of, name in self.timers if of == run]
                 assert not left, f"{row.saga}/{row.key} has ended and left timers: {left}"

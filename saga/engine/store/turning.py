@@ -87,6 +87,18 @@ FROM unnest(%s::uuid[], %s::integer[]) AS seen(run, seq),
 LATERAL (SELECT * FROM {s}.event l WHERE l.run = seen.run AND l.seq > seen.seq ORDER BY l.seq) e
 """
 
+# By shard, each a walk down the index from now on.
+_DUE_SOON = """
+WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS now)
+SELECT y.due_at FROM unnest(%(shards)s::smallint[]) AS mine(shard),
+LATERAL (
+    SELECT t.due_at FROM {s}.timer t
+    WHERE t.shard = mine.shard AND t.due_at > (SELECT now FROM clock)
+      AND t.due_at <= (SELECT now FROM clock) + make_interval(secs => %(seconds)s)
+    ORDER BY t.due_at LIMIT %(limit)s
+) y
+"""
+
 _INPUT = "SELECT input FROM {s}.run WHERE id = %s"
 
 _COMMIT = """
@@ -138,6 +150,7 @@ class Turning:
         self._runs_by_id = statement(schema, _RUNS_BY_ID, columns=RUN_COLUMNS)
         self._runs_by_id_or_address = statement(schema, _RUNS_BY_ID_OR_ADDRESS, columns=RUN_COLUMNS)
         self._events = statement(schema, _EVENTS)
+        self._due_soon = statement(schema, _DUE_SOON)
         self._input = statement(schema, _INPUT)
         self._commit = statement(schema, _COMMIT)
         self._fence = statement(schema, _FENCE)
@@ -279,6 +292,17 @@ class Turning:
         if unreadable:
             raise UnreadableLogs(unreadable)
         return logs
+
+    def due_soon(
+        self, connection: Connection, shards: Sequence[int], *, seconds: float, limit_per_shard: int
+    ) -> list[datetime]:
+        """Read when timers of the shards fall due in the next seconds; of each shard the soonest, up to the limit.
+
+        Raises:
+            psycopg.Error: nothing was read.
+        """
+        values = {"shards": _array(shards), "seconds": seconds, "limit": limit_per_shard}
+        return [row[0] for row in connection.execute(self._due_soon, values)]
 
     def run_input(self, connection: Connection, run: UUID) -> str:
         """Read the JSON text that a run was started with.

@@ -140,6 +140,9 @@ CREATE TABLE {s}.timer (
     shard smallint NOT NULL CHECK (shard BETWEEN 0 AND 63),
     due_at timestamptz NOT NULL,
     PRIMARY KEY (run, name)
+) WITH (
+    autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 1000,
+    autovacuum_analyze_scale_factor = 0.2, autovacuum_vacuum_cost_delay = 0
 );
 
 CREATE INDEX timer_shard_due_at ON {s}.timer (shard, due_at);
@@ -214,7 +217,7 @@ BEGIN
     END IF;
     -- Above the numbers of the shards, which are the bells' in the same space.
     PERFORM pg_advisory_xact_lock({{k}}, h.hash) FROM (
-        SELECT 64 + (hashtext(x.name) & 1073741823) AS hash FROM json_to_recordset(p_requests) AS x(name text)
+        SELECT DISTINCT 64 + (hashtext(n.name) & 1073741823) AS hash FROM unnest(names) n(name) ORDER BY hash
     ) h;
     -- First, because a run may withdraw, or end, in the batch in which it asks: then its place must go again.
     -- A run that has the lock already, or stands in line, asks again: its place stays, the new token is answered.
