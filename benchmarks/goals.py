@@ -71,6 +71,11 @@ def _waiting(records: list[Record]) -> list[Goal]:
         said, reached = _judged(ratios, **limits)
         limit = f"≥ {limits['at_least']}" if "at_least" in limits else f"≤ {limits['at_most']}"
         found.append(Goal(f"{what} with {runs} that wait, of that without", limit, said, reached))
+    cost = {r.round: r.values["coordinator_ms_per_saga"] for r in records if not r.values["crowded"]}
+    ratios = [r.values["coordinator_ms_per_saga"] / cost[r.round] for r in crowded if cost.get(r.round)]
+    if ratios:
+        said = _judged(ratios)[0]
+        found.append(Goal(f"coordinator CPU a saga with {runs} that wait, of that without", "-", said, None))
     return found
 
 

@@ -14,6 +14,7 @@ from benchmarks.length import Lengths
 from benchmarks.systems import CHAIN, SAGA, SYSTEMS, System
 from benchmarks.timers import Falling
 from benchmarks.waiting import Waits
+from saga.engine.installation import DEFAULTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,7 @@ class Plan:
     profiled_sagas: int
     soak_minutes: float
     waiting_runs: int
+    waiting_cache_runs: int
     rest_seconds: float
     probes: int
     timers_per_second: float
@@ -61,7 +63,7 @@ class Plan:
     @property
     def waits(self) -> Waits:
         """How much one measurement of waiting does."""
-        return Waits(self.waiting_runs, self.rest_seconds, self.probes, self.sagas)
+        return Waits(self.waiting_runs, self.rest_seconds, self.probes, self.sagas, self.waiting_cache_runs)
 
     @property
     def falling(self) -> Falling:
@@ -113,6 +115,7 @@ FULL = Plan(
     profiled_sagas=4_000,
     soak_minutes=10,
     waiting_runs=100_000,
+    waiting_cache_runs=int(DEFAULTS["saga_cache_runs"]),
     rest_seconds=60,
     probes=200,
     timers_per_second=100,
@@ -137,6 +140,7 @@ QUICK = Plan(
     profiled_sagas=200,
     soak_minutes=0,
     waiting_runs=100,
+    waiting_cache_runs=40,
     rest_seconds=1,
     probes=5,
     timers_per_second=20,

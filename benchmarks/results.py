@@ -201,6 +201,7 @@ def _waiting(records: Sequence[Record]) -> str:
         "Postgres, %",
         "coordinator MiB",
         "sagas/s",
+        "coordinator CPU ms a saga",
     )
     rows: list[Row] = [(*head, "start p50 / p99 ms", "signal p50 / p99 ms")]
     found = of(records, "waiting")
@@ -215,6 +216,7 @@ def _waiting(records: Sequence[Record]) -> str:
                     spread((values["rest_cpu_percent"]["postgres"] for values in same), digits=2),
                     spread((values["coordinator_mib"] for values in same), digits=0),
                     spread(values["sagas_per_second"] for values in same),
+                    spread((values["coordinator_ms_per_saga"] for values in same), digits=2),
                     _p50_p99([time for values in same for time in values["start_ms"]]),
                     _p50_p99([time for values in same for time in values["signal_ms"]]),
                 )

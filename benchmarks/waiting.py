@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import random
 import time
@@ -27,6 +28,7 @@ class Waits:
     rest_seconds: float
     probes: int
     sagas: int
+    cache_runs: int = int(DEFAULTS["saga_cache_runs"])  #: that a coordinator keeps in memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,7 @@ class Waited:
     rest_cpu_percent: dict[str, float]  #: of one core, by role
     coordinator_mib: float
     sagas_per_second: float
+    coordinator_ms_per_saga: float  #: of CPU, while the backlog is drained: other people's load hardly moves it
     start_ms: list[float]
     signal_ms: list[float]
 
@@ -48,18 +51,19 @@ def measure(ground: Ground, crowd: Crowd | None, waits: Waits, *, rng: random.Ra
     Raises:
         Stuck: something does not come to its end.
     """
-    with open_fleet(ground, marks="waiting", template=TEMPLATE if crowd is None else crowd.template) as fleet:
+    template = TEMPLATE if crowd is None else crowd.template
+    with open_fleet(ground, marks="waiting", cache_runs=waits.cache_runs, template=template) as fleet:
         fleet.start_coordinator()
         fleet.start_workers(PREFORK_2)
         line, numbers = fleet.line, itertools.count(1)
         _backlog(fleet, line, numbers, 16)
-        cached = 0 if crowd is None else _fill_the_cache(fleet, crowd, rng)
+        cached = 0 if crowd is None else _fill_the_cache(fleet, crowd, waits.cache_runs, rng)
 
         started = list(_each(line, STARTED, waits.probes, rng, lambda number: _start(number)))
         keys = [f"p{number}" if crowd is None else f"w{rng.randrange(crowd.runs)}" for number in range(waits.probes)]
         signalled = list(_each(line, SIGNALLED, waits.probes, rng, lambda number: _ping(keys[number])))
         time.sleep(SETTLE_SECONDS)
-        per_second = _backlog(fleet, line, numbers, waits.sagas, paused=True)
+        per_second, spent_ms = _backlog(fleet, line, numbers, waits.sagas, paused=True)
         time.sleep(SETTLE_SECONDS)
         roles = {role: fleet.processes().get(role, []) for role in ("coordinator", "postgres")}
         before = cpu_seconds(roles)
@@ -74,6 +78,7 @@ def measure(ground: Ground, crowd: Crowd | None, waits: Waits, *, rng: random.Ra
         rest_cpu_percent={role: round((after[role] - before[role]) / seconds * 100, 2) for role in roles},
         coordinator_mib=held,
         sagas_per_second=per_second,
+        coordinator_ms_per_saga=spent_ms,
         start_ms=started,
         signal_ms=signalled,
     )
@@ -87,9 +92,9 @@ def _ping(key: str) -> None:
     waiting.handle(key).send(ping, 1)
 
 
-def _fill_the_cache(fleet: Fleet, crowd: Crowd, rng: random.Random) -> int:
+def _fill_the_cache(fleet: Fleet, crowd: Crowd, most: int, rng: random.Random) -> int:
     """Send a signal to as many runs as a coordinator keeps in memory: it is as full as it gets."""
-    chosen = rng.sample(range(crowd.runs), min(crowd.runs, int(DEFAULTS["saga_cache_runs"])))
+    chosen = rng.sample(range(crowd.runs), min(crowd.runs, most))
     seen = fleet.line.count(SIGNALLED)
     send(fleet, [lambda c, n=n: waiting.handle(f"w{n}").send(ping, 1, connection=c) for n in chosen])  # type: ignore[misc]
     fleet.line.wait(SIGNALLED, seen + len(chosen))
@@ -107,15 +112,21 @@ def _each(line: FinishLine, kind: str, count: int, rng: random.Random, act: Call
         yield round((line.last(kind).at_ns - began) / 1e6, 3)
 
 
-def _backlog(fleet: Fleet, line: FinishLine, numbers: Iterator[int], count: int, *, paused: bool = False) -> float:
-    """Send sagas of four steps, to a frozen fleet if it shall be a backlog; return how many ended in a second."""
+def _backlog(
+    fleet: Fleet, line: FinishLine, numbers: Iterator[int], count: int, *, paused: bool = False
+) -> tuple[float, float]:
+    """Send sagas of four steps, to a frozen fleet if it shall be a backlog.
+
+    Return how many ended in a second, and the milliseconds of the coordinator's CPU for each.
+    """
     line.clear()
     sender = Sender(SAGA, line, numbers)
-    if paused:
-        with fleet.paused():
-            sender.send(count)
-    else:
+    roles = {"coordinator": fleet.processes()["coordinator"]}
+    with fleet.paused() if paused else contextlib.nullcontext():
         sender.send(count)
+        before = cpu_seconds(roles)["coordinator"]
     began = time.monotonic_ns()
     sender.wait()
-    return round(count / ((line.last(workload.ENDED).at_ns - began) / 1e9), 2)
+    spent = cpu_seconds(roles)["coordinator"] - before
+    seconds = (line.last(workload.ENDED).at_ns - began) / 1e9
+    return round(count / seconds, 2), round(spent / count * 1000, 3)

@@ -18,7 +18,16 @@ from uuid import UUID
 import psycopg
 
 from saga.core.definition import SagaDefinition
-from saga.core.events import TERMINAL, Direction, Event, EventKind, chain_digest, split_task_name, token_of
+from saga.core.events import (
+    TERMINAL,
+    Direction,
+    Event,
+    EventKind,
+    chain_digest,
+    split_task_name,
+    taken_back,
+    token_of,
+)
 from saga.core.execution import Execution
 from saga.core.lifecycle import ENDED, TRANSITIONS, StallReason, Status
 from saga.core.outcome import unwrap
@@ -26,6 +35,7 @@ from saga.core.state import State
 from saga.engine.codec import JsonCodec
 from saga.engine.store.logs import event_of
 from saga.engine.store.turning import RUN_COLUMNS
+from tests.dealings import Dealings
 from tests.ledger import Entry, Kind
 from tests.sightings import Sighting
 
@@ -99,18 +109,18 @@ class Run:
     row: dict[str, Any]
     log: list[tuple[Event, bytes]]
     entries: list[Entry] = field(default_factory=list)
-    undoes: Run | None = None  #: the run whose effects this one takes back
+    undoes: list[Run] = field(default_factory=list)  #: the run that this one takes back, and earlier attempts at that
 
     @property
     def whole(self) -> Run:
-        """Return the run with what it takes back before it, numbered through, as one run would have done both."""
-        if self.undoes is None:
+        """Return the run with what it takes back before it, numbered through, as one run would have done all."""
+        if not self.undoes:
             return self
-        before = [entry for entry in self.undoes.log if entry[0].kind not in TERMINAL]
-        after = [(replace(event, seq=event.seq + len(before)), digest) for event, digest in self.log]
-        row = {**self.row, "id": self.undoes.row["id"]}
-        entries = sorted([*self.undoes.entries, *self.entries], key=lambda entry: entry.id)
-        return Run(self.address, row, before + after, entries)
+        before = [entry for run in self.undoes for entry in run.log if entry[0].kind not in TERMINAL]
+        log = [(replace(event, seq=seq), digest) for seq, (event, digest) in enumerate(before + self.log, start=1)]
+        row = {**self.row, "id": self.undoes[0].row["id"]}
+        entries = sorted([entry for run in (*self.undoes, self) for entry in run.entries], key=lambda entry: entry.id)
+        return Run(self.address, row, log, entries)
 
     @property
     def events(self) -> list[Event]:
@@ -124,7 +134,7 @@ class Audit:
     """What was found wrong.
 
     `accepted` is the client's own list of addresses whose start it was told is committed, `seen` what it was told of
-    each run later, in order.
+    each run later, in order, and `sent` the ids of the signals that it sent to each; None: it kept no list.
     """
 
     def __init__(
@@ -138,6 +148,7 @@ class Audit:
         resolved: Iterable[str] = (),
         definitions: Mapping[tuple[str, int], SagaDefinition] | None = None,
         seen: Mapping[str, Sequence[Sighting]] | None = None,
+        sent: Mapping[str, Iterable[str]] | None = None,
     ) -> None:
         self.violations: list[Violation] = []
         self._connection = connection
@@ -147,7 +158,9 @@ class Audit:
         self._resolved = set(resolved)
         self._definitions = dict(definitions or {})
         self._seen = dict(seen or {})
+        self._sent = sent
         self.runs = self._read(list(entries))
+        self._dealings = Dealings(self.runs, self._found)
 
     def check(self) -> list[Violation]:
         """Check everything and return what does not hold."""
@@ -165,6 +178,7 @@ class Audit:
                 self._attempts,
             ):
                 look(whole)
+        self._dealings.check(sent=self._sent, reported=self._reported())
         self._writers()
         self._timers()
         self._sightings()
@@ -191,8 +205,8 @@ class Audit:
             runs.append(Run(address, row, logs.pop(row["id"], []), of_address.pop(address, [])))
         of_id = {run.row["id"]: run for run in runs}
         for run in runs:
-            undoes = json.loads(run.events[0].payload or "{}").get("undoes") if run.log else None
-            run.undoes = of_id[UUID(undoes)] if undoes else None
+            undone = taken_back(json.loads(run.events[0].payload or "{}")) if run.log else ()
+            run.undoes = [of_id[one] for one, _ in undone if one in of_id]
         for lost in logs:
             self._found("I2", str(lost), "events without a run")
         for address in of_address:
@@ -208,7 +222,7 @@ class Audit:
         addresses = Counter(run.address for run in self.runs)
         for address in sorted(self._accepted - addresses.keys()):
             self._found("I1", address, "accepted and lost")
-        for address in sorted(addresses.keys() - self._accepted - self._maybe):
+        for address in sorted(addresses.keys() - self._accepted - self._maybe - self._dealings.addresses()):
             self._found("I2", address, "nobody asked for it")
         for address, count in addresses.items():
             if count > 1:
@@ -242,9 +256,9 @@ class Audit:
         state = State(run.row["id"])
         before: Status | None = None
         try:
-            if run.undoes is not None:
-                state = State(run.undoes.row["id"])
-                state.take_back(run.undoes.events)
+            if run.undoes:
+                state = State(run.undoes[0].row["id"])
+                state.take_back(event for undone in run.undoes for event in undone.events)
             for event in run.events:
                 state.apply(event)
                 if before is None or state.status is not before:
@@ -265,7 +279,8 @@ class Audit:
         definition = self._definitions.get((run.row["saga"], run.row["version"]))
         if definition is None or run.row["status"] == Status.STALLED:
             return
-        undoes = None if run.undoes is None else (run.undoes.row["id"], run.undoes.events)
+        undone = [event for one in run.undoes for event in one.events]
+        undoes = (run.undoes[0].row["id"], undone) if run.undoes else None
         execution = Execution(run.row["id"], run.row["key"], definition, JsonCodec(), undoes=undoes)
         execution.replay(run.events)
         if execution.broken is not None:
@@ -337,6 +352,11 @@ class Audit:
         landed: set[UUID | None] = set()
         unknown: set[UUID | None] = set()
         actions = {event.token for event in run.of_kind(EventKind.ACTION_SCHEDULED)}
+        transactional = {
+            event.token
+            for event in run.of_kind(EventKind.ACTION_SCHEDULED)
+            if '"transactional":true' in (event.payload or "").partition(',"input":')[0]
+        }
         probes = {
             token_of(run.row["id"], event.key or "", Direction.PROBE): event.token
             for event in run.of_kind(EventKind.ACTION_SCHEDULED)
@@ -346,6 +366,8 @@ class Audit:
                 landed.add(event.token)
             elif event.kind is EventKind.STEP_SUCCEEDED and event.token in probes and unwrap(event.payload) != "null":
                 landed.add(probes[event.token])
+            elif event.kind is EventKind.STEP_LOST and event.token in transactional:
+                continue
             elif event.kind in (EventKind.STEP_UNKNOWN, EventKind.STEP_LOST, EventKind.STEP_REFUSED):
                 unknown.add(event.token)
             elif event.kind is EventKind.OUTCOME_LATE and event.token in actions and _tells_success(event):
@@ -360,11 +382,15 @@ class Audit:
 
     def _taken_back(self, run: Run, action: Event) -> bool:
         kinds = (EventKind.STEP_DISCARDED, EventKind.STEP_GAVE_UP)
-        return any(event.key == action.key for event in run.of_kind(*kinds))
+        return any(event.key == action.key for event in run.of_kind(*kinds)) or any(
+            action in rolled for _, rolled in _rollbacks(run)
+        )
 
     def _order_of_undo(self, run: Run) -> None:
         turned = next(iter(run.of_kind(EventKind.RUN_COMPENSATING)), None)
         causes = {event.key: event.seq for event in run.of_kind(EventKind.STEP_GAVE_UP, EventKind.STEP_DISCARDED)}
+        for asked, rolled in _rollbacks(run):
+            causes = {action.key: asked.seq for action in rolled} | causes
         first_undo: dict[str, int] = {}
         for event in run.of_kind(EventKind.COMPENSATION_SCHEDULED):
             key = event.key or ""
@@ -372,8 +398,6 @@ class Audit:
             caused = min(turned.seq if turned else event.seq + 1, causes.get(key, event.seq + 1))
             if caused > event.seq:
                 self._found("I12", run.address, f"{key} is undone at {event.seq} without a cause")
-        if turned is None:
-            return
         began = {event.key or "": event for event in run.of_kind(EventKind.ACTION_SCHEDULED)}
         ended = self._ended(run)
         undone: dict[str, int] = {}
@@ -382,14 +406,17 @@ class Audit:
             occurrence = event.key if event.kind is EventKind.RESOLVED else keys.get(event.token)
             if occurrence is not None:
                 undone.setdefault(occurrence, event.seq)
-        for older, undo_seq in first_undo.items():
-            for newer in first_undo:
-                # Newer began after older had ended: it must be gone before older is touched.
-                if began[newer].seq <= ended.get(older, 1 << 60) or undo_seq < turned.seq:
-                    continue
-                gone = undone.get(newer, 1 << 60)
-                if undo_seq < gone and first_undo[newer] >= turned.seq:
-                    self._found("I9", run.address, f"{older} is undone at {undo_seq}, before {newer}")
+        together = [{key for key, seq in first_undo.items() if turned is not None and seq >= turned.seq}]
+        for asked, rolled in _rollbacks(run):
+            rolled_keys = {start.key or "" for start in rolled if causes[start.key] == asked.seq}
+            together.append({key for key in rolled_keys if asked.seq < first_undo.get(key, 0)} - together[0])
+        for keys_undone in together:
+            for older in keys_undone:
+                for newer in keys_undone:
+                    # Newer began after older had ended: it must be gone before older is touched.
+                    later = began[newer].seq > ended.get(older, 1 << 60)
+                    if later and first_undo[older] < undone.get(newer, 1 << 60):
+                        self._found("I9", run.address, f"{older} is undone at {first_undo[older]}, before {newer}")
 
     def _ended(self, run: Run) -> dict[str, int]:
         ended: dict[str, int] = {}
@@ -406,6 +433,7 @@ class Audit:
         if pivot is None:
             return
         given_up = {event.key for event in run.of_kind(EventKind.STEP_GAVE_UP, EventKind.STEP_DISCARDED)}
+        given_up |= {start.key for _, rolled in _rollbacks(run) for start in rolled}
         for event in run.of_kind(EventKind.COMPENSATION_SCHEDULED, EventKind.RUN_COMPENSATING):
             if event.seq > pivot.seq and event.key not in given_up:
                 self._found("I11", run.address, f"{event.kind} {event.key} at {event.seq}, the pivot is at {pivot.seq}")
@@ -435,6 +463,11 @@ class Audit:
                     "I20", run.address, f"attempt {attempt} of {event.key} follows {highest.get(event.token, 0)}"
                 )
             highest[event.token] = attempt
+
+    def _reported(self) -> list[tuple[UUID | None, str | None]]:
+        """Return the runs and ids of the signals that nobody read, as the incidents tell them."""
+        rows = self._connection.execute("SELECT run, payload FROM saga.incident WHERE kind = 'SignalReceived'")
+        return [(run, json.loads(payload or "{}").get("id")) for run, payload in rows]
 
     # -- the whole -------------------------------------------------------------------------------------------------
 
@@ -494,6 +527,7 @@ class Audit:
         looks: dict[str, str] = {
             "attempts": "SELECT name || ' ' || attempt || coalesce(' of ' || claimed_by::text, '') FROM saga.task",
             "arrivals": "SELECT kind || ' ' || coalesce(key, run::text) FROM saga.inbox",
+            "places at locks of ended runs": f"SELECT name FROM saga.lock WHERE run IN {ended}",
             "timers of ended runs": f"SELECT name FROM saga.timer WHERE run IN {ended}",
             "idle transactions": (
                 "SELECT application_name || ' ' || query FROM pg_stat_activity "
@@ -527,6 +561,16 @@ def caught(violations: Iterable[Violation]) -> list[str]:
 
 def _tells_success(late: Event) -> bool:
     return bool(json.loads(late.payload or "{}").get("kind") == EventKind.STEP_SUCCEEDED)
+
+
+def _rollbacks(run: Run) -> list[tuple[Event, list[Event]]]:
+    """Return each rollback to a save-point, with the starts of the steps that it takes back."""
+    found = []
+    marked = {event.key: event.seq for event in run.of_kind(EventKind.SAVEPOINT_SET)}
+    for asked in run.of_kind(EventKind.ROLLBACK_ASKED):
+        starts = run.of_kind(EventKind.ACTION_SCHEDULED)
+        found.append((asked, [start for start in starts if marked[asked.key] < start.seq < asked.seq]))
+    return found
 
 
 def _undoable(event: Event) -> bool:

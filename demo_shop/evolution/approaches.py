@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,9 +22,9 @@ from demo_shop.evolution.kills import Fault
 from demo_shop.lookout import Lookout
 from demo_shop.processes import Supervisor
 from demo_shop.stage import QUEUE, ROOT, SCHEMA, start_engine, wait_until_up
+from demo_shop.tables import fresh_tables
 from demo_shop.waiting import wait_for
 from saga.cli.embedded import Servers
-from saga.engine import schema
 
 #: Seconds that an approach's processes have to come up.
 START_SECONDS = 60.0
@@ -39,6 +40,7 @@ _NAMES = {"completed", "compensated", "stalled"}
 class Ground:
     """What an approach stands on in one run. `environment` has the addresses of the services and servers."""
 
+    stack: ExitStack  #: ends what was made for the run
     servers: Servers
     supervisor: Supervisor
     environment: Mapping[str, str]
@@ -242,7 +244,7 @@ class Saga:
         self._nodes: dict[str, str] = {}
 
     def start(self, ground: Ground) -> Sequence[str]:
-        schema.upgrade(ground.servers.owner_url, SCHEMA, grant_to=ground.servers.application_role)
+        ground.stack.enter_context(fresh_tables(ground.servers, SCHEMA))
         self._nodes = start_engine(
             ground.supervisor, ground.environment, coordinators=self._coordinators, workers=self._workers
         )

@@ -133,7 +133,7 @@ def _run(
             "SHOP_LEASE_SECONDS": str(options.patience_seconds),
             **services,
         }
-        ground = Ground(servers, supervisor, environment, free_port(), options.patience_seconds)
+        ground = Ground(stack, servers, supervisor, environment, free_port(), options.patience_seconds)
         victims = approach.start(ground)
         mended = stack.enter_context(mending(supervisor))
         customers = Customers(planned, url=f"http://127.0.0.1:{ground.port}", journal=journal)

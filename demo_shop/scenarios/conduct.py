@@ -32,9 +32,9 @@ from demo_shop.stage import (
     wait_until_up,
     workplace,
 )
+from demo_shop.tables import fresh_tables
 from saga.cli import embedded
 from saga.cli.embedded.kept import free_port
-from saga.engine import schema
 
 COORDINATORS = ("coordinator",)
 WORKERS = ("worker",)
@@ -74,7 +74,7 @@ def _conduct_in(folder: Path, process: Process, began: float) -> Outcome:
     scripts = {run.key: run.scenario.script for run in (*planned, *more)}
     with contextlib.ExitStack() as stack:
         servers = stack.enter_context(embedded.servers(ROOT / ".saga"))
-        schema.upgrade(servers.owner_url, SCHEMA, grant_to=servers.application_role)
+        stack.enter_context(fresh_tables(servers, SCHEMA))
         lookout = Lookout(database_url=servers.database_url, broker_url=servers.broker_url, schema=SCHEMA, queue=QUEUE)
         supervisor = stack.enter_context(Supervisor(folder, ROOT))
         environment = {

@@ -551,7 +551,8 @@ def _payload(program: Program, step: AnyStep, args: tuple[Any, ...], kwargs: dic
     given = program.host.codec.encode_input(step, args, kwargs)
     declared = step.declared
     undo = declared.compensation_policy if declared.compensation is not None else None
-    return _scheduled(Pinned(step.name, step.policy, undo, declared.probe_function is not None), given)
+    probe = declared.probe_function is not None
+    return _scheduled(Pinned(step.name, step.policy, undo, probe, transactional=declared.transactional), given)
 
 
 def _scheduled(pinned: Pinned, given: str) -> str:

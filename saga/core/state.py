@@ -190,6 +190,7 @@ class State:
             else None
         )
         step = StepState(event.key, given[:-1], event.seq, event.at, action, probe, undo, told.link)
+        step.transactional = told.transactional
         self.locks = self.locks or isinstance(told.link, LockLink)
         self.steps[event.key] = step
         for track in step.tracks:
@@ -289,10 +290,10 @@ class State:
             track.postponed_seconds = float(json.loads(unwrap(event.payload) or "1"))
         elif kind is EventKind.STEP_SUCCEEDED:
             self._succeeded(step, track, event)
-        if track.direction is Direction.ACTION and kind in (
-            EventKind.STEP_UNKNOWN,
-            EventKind.STEP_LOST,
-            EventKind.STEP_REFUSED,
+        if track.direction is Direction.ACTION and (
+            kind in (EventKind.STEP_UNKNOWN, EventKind.STEP_REFUSED)
+            # Had a transactional one landed, its outcome would be here instead; it can only roll back any more.
+            or (kind is EventKind.STEP_LOST and not step.transactional)
         ):
             step.unknown = True
         if step.succeeded and track.direction is not Direction.COMPENSATION:

@@ -99,6 +99,7 @@ class StepState:
     undone: bool = False
     discarded: bool = False  #: lost a `first`, or was rolled back: its effect is not wanted
     in_turn: bool = False  #: rolled back: undone in the reverse order of start, with the others
+    transactional: bool = False  #: its effect is one commit with its outcome: what was lost left nothing
     irrevocable: bool = False  #: a child that passed its pivot
     told: bool = False  #: that it is settled was noted
     told_to_end: bool = False  #: a child that was asked to be undone
@@ -203,6 +204,7 @@ class Pinned:
     undo: Policy | None = None
     probe: bool = False
     link: Link | None = None
+    transactional: bool = False
 
 
 _pinned: dict[str, Pinned] = {}
@@ -216,6 +218,8 @@ def pinned_text(pinned: Pinned) -> str:
         "undo": policy_to_json(pinned.undo) if pinned.undo else None,
         "probe": pinned.probe,
     }
+    if pinned.transactional:
+        value["transactional"] = True
     if pinned.link is not None:
         value["child" if isinstance(pinned.link, ChildLink) else "lock"] = asdict(pinned.link)
     return json.dumps(value, separators=(",", ":"))
@@ -233,7 +237,14 @@ def read_pinned(text: str) -> Pinned:
         elif "lock" in value:
             link = LockLink(**value["lock"])
         undo = policy_from_json(value["undo"]) if value["undo"] else None
-        known = Pinned(value["task"], policy_from_json(value["policy"]), undo, value["probe"], link)
+        known = Pinned(
+            value["task"],
+            policy_from_json(value["policy"]),
+            undo,
+            value["probe"],
+            link,
+            value.get("transactional", False),
+        )
         if len(_pinned) < 4_096:
             _pinned[text] = known
     return known

@@ -29,6 +29,7 @@ from saga.engine.crashpoints import Point, reach
 from saga.engine.database import Database
 from saga.engine.installation import Installation, installation_of
 from saga.engine.messages import queue_of
+from saga.engine.preparing import Prepared
 from saga.engine.publisher import Publisher
 from saga.engine.records import Taken
 from saga.engine.resting import SOON_SECONDS, Rest
@@ -40,7 +41,7 @@ from saga.engine.store.membership import Membership, OwnedShard
 from saga.engine.store.sending import Sending
 from saga.engine.store.turning import Turning
 from saga.engine.suspicion import DEATHS_ALONE_MAX, Suspicion
-from saga.engine.turn import Log, Prepared, Turns
+from saga.engine.turn import Log, Turns
 from saga.engine.upkeep import Upkeep
 
 log = logging.getLogger("saga.coordinator")
@@ -483,5 +484,9 @@ def check_ready(installation: Installation) -> None:
     """
     if not installation.app.conf.broker_url and not installation.app.conf.broker_write_url:
         raise ConfigurationError("no broker is set: set broker_url in the application, or CELERY_BROKER_URL")
-    with Database(installation.session_url, installation.schema).connection() as connection:
-        tables.check(connection, installation.schema)
+    database = Database(installation.session_url, installation.schema)
+    try:
+        with database.connection() as connection:
+            tables.check(connection, installation.schema)
+    finally:
+        database.dispose()

@@ -73,6 +73,14 @@ class Database:
                     event.listen(engine, "do_connect", _connect_bounded)
             return engine
 
+    def dispose(self) -> None:
+        """Close what is open and lent to nobody; a later call opens it again."""
+        with self._lock:
+            engines = list(self._engines.values())
+            self._engines.clear()
+        for engine in engines:
+            engine.dispose()
+
     @contextmanager
     def connection(self) -> Iterator[Psycopg]:
         """Lend a psycopg connection in autocommit.

@@ -12,21 +12,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
-from saga.core.address import shard_of
 from saga.core.effects import (
-    AnswerParent,
-    CancelTimer,
-    Effect,
-    Fence,
-    Kill,
-    ReleaseLocks,
-    Report,
-    RequestLock,
-    RunTask,
     SetTimer,
-    StartChild,
-    TellChild,
-    WithdrawLock,
 )
 from saga.core.events import (
     TERMINAL,
@@ -35,40 +22,27 @@ from saga.core.events import (
     Parent,
     chain_digest,
     parent_of,
-    start_payload,
     taken_back,
 )
 from saga.core.execution import Blocked, Execution, Input
-from saga.core.lifecycle import ENDED, SUSPENDING, StallReason, Status
+from saga.core.lifecycle import SUSPENDING, StallReason, Status
 from saga.core.state import json_after
 from saga.engine.alarm import deadline
 from saga.engine.cache import Cache, CachedRun
+from saga.engine.preparing import BY_PARENT, Prepared, answer_of
 from saga.engine.records import (
-    SHARDS,
     Arrival,
-    Batch,
     DueTimer,
-    Incident,
-    LockRequest,
     NewEvent,
-    NewRun,
-    NewTask,
-    NewTimer,
     RunChange,
     RunRow,
-    Sent,
     Taken,
-    TaskMessage,
 )
 from saga.engine.registry import Definitions
-from saga.engine.renewing import lease_seconds
 from saga.engine.store.logs import UnreadableLogs
 
 #: Seconds for which an arrival may wait for a start of its run before it counts as meant for no run.
 ORPHAN_SECONDS = 60.0
-
-#: What marks a cancel or terminate that a parent sends to its child: one that comes too late is no incident.
-BY_PARENT = "parent"
 
 #: How a child or a lock answers; where a worker says it, it names its delivery.
 _ANSWERS = frozenset({EventKind.STEP_SUCCEEDED, EventKind.STEP_FAILED, EventKind.STEP_UNKNOWN})
@@ -77,33 +51,6 @@ _ANSWERS = frozenset({EventKind.STEP_SUCCEEDED, EventKind.STEP_FAILED, EventKind
 _UNBLOCKING = frozenset({EventKind.CANCEL_REQUESTED, EventKind.TERMINATE_REQUESTED})
 
 Log = list[tuple[Event, bytes]]
-
-
-@dataclass(slots=True)
-class Prepared:
-    """A decided batch: what to commit, and which runs it moves from which head to which."""
-
-    batch: Batch = field(default_factory=Batch)
-    heads: dict[UUID, tuple[int, int]] = field(default_factory=dict)  #: (before, after); before is 0 for a new run
-    labels: dict[UUID, str] = field(default_factory=dict)
-    taken: list[Arrival] = field(default_factory=list)
-
-    def messages(self, task_ids: dict[UUID, int]) -> list[TaskMessage]:
-        """Return what to publish once the batch is committed; tasks that are done meanwhile are left out."""
-        return [
-            TaskMessage(
-                task_ids[task.token],
-                task.token,
-                task.attempt,
-                task.run,
-                self.labels[task.run],
-                task.name,
-                task.queue,
-                task.limit_seconds,
-            )
-            for task in self.batch.tasks
-            if task.token in task_ids
-        ]
 
 
 @dataclass(slots=True)
@@ -237,11 +184,11 @@ class Turns:
             if run is not None and (run in taken.runs or run in works):
                 work_of(run).arrivals.append(arrival)
             elif _by_parent(arrival) and (arrival.saga, arrival.key) in addresses:
-                _take(arrival, prepared)  # the start of that child was refused: the key is another run's
+                prepared.take(arrival)  # the start of that child was refused: the key is another run's
             elif (taken.now - arrival.at).total_seconds() > ORPHAN_SECONDS and not (
                 arrival.saga and arrival.key and self._start_waits(arrival.saga, arrival.key)
             ):
-                self._drop(arrival, prepared, run)
+                prepared.drop(arrival, run)
         for timer in taken.timers:
             if timer.run in taken.runs:
                 work_of(timer.run).timers.append(timer)
@@ -253,9 +200,9 @@ class Turns:
         if parent is not None:
             self._refuse_child(arrival, parent, f"{arrival.saga}/{arrival.key} is another run", prepared)
         elif _digest(_given(arrival)) != digest:
-            self._drop(arrival, prepared, run)
+            prepared.drop(arrival, run)
         else:
-            _take(arrival, prepared)
+            prepared.take(arrival)
 
     def _refuse_child(
         self, start: Arrival, parent: Parent, message: str, prepared: Prepared, *, pivoted: bool = False
@@ -263,8 +210,8 @@ class Turns:
         """Take the start of a child that will not be, and tell its parent why."""
         said = json.dumps({"type": "", "message": message})
         payload = f'{{"pivoted":{json.dumps(pivoted)},"value":{said}}}'
-        prepared.batch.sent.append(_answer(parent, EventKind.STEP_FAILED.value, payload))
-        _take(start, prepared)
+        prepared.batch.sent.append(answer_of(parent, EventKind.STEP_FAILED.value, payload))
+        prepared.take(start)
 
     def _may_begin(self, work: _Work, prepared: Prepared) -> bool:
         """Say whether a run can be decided: an undo begins when the run it undoes has ended, and earlier ones of it.
@@ -291,14 +238,6 @@ class Turns:
         self._refuse_child(start, parent, message, prepared, pivoted=True)
         return False
 
-    def _drop(self, arrival: Arrival, prepared: Prepared, run: UUID | None) -> None:
-        """Take an arrival that no run can take any more, and keep it for the operator."""
-        _take(arrival, prepared)
-        payload = arrival.payload
-        if arrival.kind == EventKind.SIGNAL_RECEIVED and payload is not None:
-            payload = f'{{"id":{json.dumps(arrival.dedupe)},{payload[1:]}'
-        prepared.batch.incidents.append(Incident(run, arrival.token, arrival.attempt, arrival.kind, payload))
-
     # -- one run ---------------------------------------------------------------------------------------------------
 
     def _turn(self, work: _Work, now: datetime, log: Log, prepared: Prepared) -> None:
@@ -318,9 +257,9 @@ class Turns:
             return
         if cached is None:
             return
-        prepared.taken.extend(fed)
-        prepared.batch.taken.extend(arrival.id for arrival in fed)
-        self._write(work, cached, now, prepared, fired, _start_of(work))
+        for arrival in fed:
+            prepared.take(arrival)
+        self._put(work, cached, now, prepared, fired)
         execution = cached.execution
         if execution.stopped() or execution.fold_only:
             self._cache.evict([work.run])
@@ -348,9 +287,9 @@ class Turns:
                 arrival.kind == EventKind.SIGNAL_RECEIVED and arrival.dedupe in signals
             )
             if told_already or _by_parent(arrival) or _by_no_worker(arrival):
-                _take(arrival, prepared)
+                prepared.take(arrival)
             else:
-                self._drop(arrival, prepared, work.run)
+                prepared.drop(arrival, work.run)
         prepared.batch.timers_gone.extend((timer.run, timer.name) for timer in work.timers)
 
     def _suspend(
@@ -361,13 +300,12 @@ class Turns:
         waiting = [arrival for arrival in work.arrivals if arrival not in prepared.taken]
         if waiting:
             cached.execution.suspend(_input(waiting[0]), now, reason, message)
-            prepared.taken.append(waiting[0])
-            prepared.batch.taken.append(waiting[0].id)
+            prepared.take(waiting[0])
         elif work.timers:
             fired.add(work.timers[0].name)
             timer = Input(EventKind.TIMER_FIRED, now, key=work.timers[0].name)
             cached.execution.suspend(timer, now, reason, message)
-        self._write(work, cached, now, prepared, fired, _start_of(work))
+        self._put(work, cached, now, prepared, fired)
         self._cache.let_go(cached.execution)
 
     def _feed(
@@ -420,10 +358,10 @@ class Turns:
         late = arrival.kind == EventKind.OUTCOME_LATE and arrival.claimant in state.claimants
         again = arrival.kind == EventKind.SIGNAL_RECEIVED and arrival.dedupe in state.mailbox.ids
         if late or again:
-            _take(arrival, prepared)
+            prepared.take(arrival)
             return True
         if arrival.token is not None and arrival.token not in state.tokens:
-            self._drop(arrival, prepared, execution.run)
+            prepared.drop(arrival, execution.run)
             return True
         return False
 
@@ -479,122 +417,10 @@ class Turns:
         except UnreadableLogs as error:
             raise UnreadableLogs({run: str(error)}) from error
 
-    # -- writing ---------------------------------------------------------------------------------------------------
-
-    def _write(
-        self,
-        work: _Work,
-        cached: CachedRun,
-        now: datetime,
-        prepared: Prepared,
-        fired: set[str],
-        start: Arrival | None,
-    ) -> None:
-        """Put one run's decision into the batch."""
-        batch, execution = prepared.batch, cached.execution
-        decision = execution.take()
-        if not decision.events:
-            return
-        digest = cached.digest
-        for event in decision.events:
-            digest = chain_digest(digest, event)
-            batch.events.append(NewEvent(work.run, event, digest))
-            if event.kind is EventKind.RUN_STALLED:
-                cached.stall = event.payload
-        kinds = {event.kind for event in decision.events}
-        head = decision.events[-1].seq
-        self._put_effects(work, cached, decision.effects, fired, batch)
-        state = execution.state
-        status, reason = execution.status, execution.stall_reason
-        ended_at = now if status in ENDED else None
-        failure = cached.stall if status is Status.STALLED else state.failure
-        cause = state.cause.value if state.cause is not None else None
-        shown = state.shown if EventKind.STATE_SET in kinds else None
-        attributes = json.dumps(state.attributes) if EventKind.ATTRIBUTES_SET in kinds else None
-        if work.row is None:
-            assert start is not None
-            batch.runs.append(
-                NewRun(
-                    id=work.run,
-                    saga=cached.saga,
-                    key=cached.key,
-                    shard=cached.shard,
-                    version=cached.version,
-                    build=self._build,
-                    status=status.value,
-                    reason=reason.value if reason else None,
-                    cause=cause,
-                    head=head,
-                    digest=digest,
-                    input_digest=cached.input_digest,
-                    input=_given(start),
-                    result=state.result,
-                    failure=failure,
-                    started_at=now,
-                    ended_at=ended_at,
-                    state=shown,
-                    attributes=attributes,
-                )
-            )
-        else:
-            batch.changes.append(
-                RunChange(
-                    id=work.run,
-                    old_head=cached.head,
-                    head=head,
-                    build=self._build,
-                    status=status.value,
-                    reason=reason.value if reason else None,
-                    cause=cause,
-                    digest=digest,
-                    result=state.result,
-                    failure=failure,
-                    ended_at=ended_at,
-                    state=shown,
-                    attributes=attributes,
-                )
-            )
-        prepared.heads[work.run] = (cached.head, head)
-        prepared.labels[work.run] = f"{cached.saga}/{cached.key}"
-        cached.head, cached.digest = head, digest
-
-    def _put_effects(
-        self, work: _Work, cached: CachedRun, effects: list[Effect], fired: set[str], batch: Batch
-    ) -> None:
-        timers: dict[str, NewTimer] = {}
-        cancelled: set[str] = set()
-        tasks: dict[UUID, NewTask] = {}
-        for effect in effects:
-            match effect:
-                case RunTask(token, attempt, name, given, limit, heartbeat, progress):
-                    queue = self._queue(name)
-                    lease = lease_seconds(limit, heartbeat)
-                    beats = heartbeat is not None
-                    tasks[token] = NewTask(
-                        token, attempt, work.run, cached.shard, name, queue, given, lease, limit, beats, progress
-                    )
-                case SetTimer(name, due_at):
-                    timers[name] = NewTimer(work.run, name, cached.shard, due_at)
-                case CancelTimer(name):
-                    timers.pop(name, None)
-                    cancelled.add(name)
-                case Fence(token):
-                    task = tasks.pop(token, None)
-                    if task is None:
-                        batch.fences.append(token)
-                    else:  # it was asked for and taken back in one batch: nobody will ever see it
-                        batch.sent.append(_never_started(cached, task))
-                case Kill(token):
-                    if tasks.pop(token, None) is None:
-                        batch.kills.append(token)
-                case Report(kind, payload):
-                    batch.incidents.append(Incident(work.run, None, None, kind, payload))
-                case _:
-                    _put_among_runs(work.run, cached, effect, batch)
-        batch.tasks.extend(tasks.values())
-        batch.timers.extend(timers.values())
-        batch.timers_gone.extend((work.run, name) for name in sorted(fired))
-        batch.timers_cancelled.extend((work.run, name) for name in sorted(cancelled - fired))
+    def _put(self, work: _Work, cached: CachedRun, now: datetime, prepared: Prepared, fired: set[str]) -> None:
+        start = _start_of(work) if work.row is None else None
+        given = None if start is None else _given(start)
+        prepared.put(cached, now, build=self._build, queue_of=self._queue, fired=fired, start=given)
 
     def _queue(self, task: str) -> str:
         queue = self._queues.get(task)
@@ -603,68 +429,9 @@ class Turns:
         return queue
 
 
-def _put_among_runs(run: UUID, cached: CachedRun, effect: Effect, batch: Batch) -> None:
-    """Put what one run asks of others into the batch: children, their parents, and semantic locks."""
-    match effect:
-        case StartChild():
-            parent = Parent(run, cached.saga, cached.key, effect.token, effect.attempt)
-            payload = start_payload(
-                effect.version,
-                effect.timeout_seconds,
-                effect.input,
-                parent=parent,
-                undoes=effect.undoes,
-                after=effect.after,
-            )
-            shard = shard_of(effect.saga, effect.key, SHARDS)
-            batch.sent.append(
-                Sent(shard, 1, effect.run, effect.saga, effect.key, EventKind.RUN_STARTED.value, payload=payload)
-            )
-        case TellChild(saga, key, child, kind):
-            batch.sent.append(Sent(shard_of(saga, key, SHARDS), 0, child, saga, key, kind, dedupe=BY_PARENT))
-        case AnswerParent(parent, kind, payload):
-            batch.sent.append(_answer(parent, kind, payload))
-        case RequestLock(token, attempt, name, wait):
-            holder = f"{cached.saga}/{cached.key}"
-            batch.lock_requests.append(LockRequest(name, run, cached.shard, token, attempt, wait, holder))
-        case WithdrawLock(token):
-            asked = next((request for request in batch.lock_requests if request.token == token), None)
-            if asked is None:
-                batch.locks_withdrawn.append(token)
-            else:
-                batch.lock_requests.remove(asked)
-                batch.sent.append(_never_started(cached, asked))
-        case ReleaseLocks():
-            batch.locks_released.append(run)
-
-
-def _never_started(cached: CachedRun, asked: NewTask | LockRequest) -> Sent:
-    return Sent(
-        cached.shard,
-        0,
-        asked.run,
-        cached.saga,
-        cached.key,
-        EventKind.STEP_NEVER_STARTED.value,
-        asked.token,
-        asked.attempt,
-    )
-
-
-def _answer(parent: Parent, kind: str, payload: str) -> Sent:
-    shard = shard_of(parent.saga, parent.key, SHARDS)
-    return Sent(shard, 0, parent.run, parent.saga, parent.key, kind, parent.token, parent.attempt, payload=payload)
-
-
 def _suspended(row: RunRow | None) -> bool:
     """Say whether a run stands stalled because its function cannot go on."""
     return row is not None and row.status == Status.STALLED and row.reason in SUSPENDING
-
-
-def _take(arrival: Arrival, prepared: Prepared) -> None:
-    """Take an arrival and say nothing of it."""
-    prepared.taken.append(arrival)
-    prepared.batch.taken.append(arrival.id)
 
 
 def _by_parent(arrival: Arrival) -> bool:

@@ -64,3 +64,32 @@ def test_a_timer_is_cancelled_and_set_again_in_one_batch(world: World, connectio
     )
 
     assert connection.execute("SELECT name, due_at FROM saga.timer").fetchall() == [("moved", later)]
+
+
+def test_a_look_ahead_finds_what_falls_due_soon_in_my_shards(world: World, connection: Connection) -> None:
+    me = world.coordinator(connection)
+    run = world.start(connection, me).run
+    now = datetime.now(UTC)
+
+    def at(seconds: float) -> datetime:
+        return now + timedelta(seconds=seconds)
+
+    timers = [NewTimer(run.id, f"t{n}", shard, due) for n, (shard, due) in enumerate(
+        [(3, PAST), (3, at(60)), (3, at(20)), (3, at(30)), (4, at(25)), (4, at(4_000)), (5, at(10))]
+    )]  # fmt: skip
+    world.turning.commit(connection, me, Batch(timers=timers))
+
+    def soon(limit: int) -> list[datetime]:
+        return sorted(world.turning.due_soon(connection, [3, 4], seconds=100, limit_per_shard=limit))
+
+    assert soon(9) == [at(20), at(25), at(30), at(60)]
+    assert soon(1) == [at(20), at(25)]
+    assert world.turning.due_soon(connection, [], seconds=100, limit_per_shard=9) == []
+
+
+def test_a_look_ahead_walks_down_the_index(world: World, connection: Connection) -> None:
+    query = world.turning._due_soon.replace(b"WITH clock", b"EXPLAIN WITH clock", 1)
+
+    plan = "\n".join(row[0] for row in connection.execute(query, {"shards": "{3,4}", "seconds": 5, "limit": 9}))
+
+    assert "Index Cond: ((shard = mine.shard) AND (due_at > " in plan, plan

@@ -184,8 +184,7 @@ class Fleet:
                 with contextlib.suppress(psutil.Error, ProcessLookupError, PermissionError):
                     if os.getpgid(process.pid) == node.pid:
                         process.kill()
-        for engine in self.installation.database._engines.values():
-            engine.dispose()
+        self.installation.database.dispose()
         self.owner.close()
 
     # -- waiting ---------------------------------------------------------------------------------------------------

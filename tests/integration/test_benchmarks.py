@@ -19,7 +19,7 @@ COMMAND = [sys.executable, "-m", "benchmarks"]
 
 @pytest.mark.slow
 @pytest.mark.chaos
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(320)
 def test_the_smallest_benchmark_measures_every_part_and_leaves_nothing_running(tmp_path: Path) -> None:
     json_path, results_path = tmp_path / "bench.jsonl", tmp_path / "RESULTS.md"
     environment = {**os.environ, "BENCH_TEST_MARK": str(tmp_path)}
@@ -30,14 +30,16 @@ def test_the_smallest_benchmark_measures_every_part_and_leaves_nothing_running(t
         env=environment,
         capture_output=True,
         text=True,
-        timeout=220,
+        timeout=300,
         check=False,
     )
 
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "seed 3" in ended.stdout
     records = read(json_path)
-    assert {record.measurement for record in records} == {"four", "length", "hops", "recovery"}
+    assert {record.measurement for record in records} == {
+        *("four", "length", "hops", "recovery", "crowd", "waiting", "timers"),
+    }
     for record in records:
         assert record.settings["seed"] == 3
         assert record.versions["celery"]
@@ -45,6 +47,7 @@ def test_the_smallest_benchmark_measures_every_part_and_leaves_nothing_running(t
     _check_comparison(json_path)
     assert {record.values["cache_runs"] for record in of(records, "length")} == {None, 1}
     assert all(record.values["resumed_seconds"] for record in of(records, "recovery"))
+    _check_waiting(json_path)
     assert "## Throughput and latency" in results_path.read_text()
     assert not _processes_with(f"BENCH_TEST_MARK={tmp_path}")
 
@@ -100,6 +103,21 @@ def _check_comparison(path: Path) -> None:
     assert len(comparison["saga"]["idle_ms"]) == len(comparison["chain"]["idle_ms"]) > 0
     # Each step is claimed in a commit of its own: fewer would mean that something else was measured.
     assert comparison["saga"]["written"]["commits_per_saga"] >= 4
+
+
+def _check_waiting(path: Path) -> None:
+    (crowd,) = of(read(path), "crowd")
+    measured = {record.values["crowded"]: record.values for record in of(read(path), "waiting")}
+    (timers,) = of(read(path), "timers")
+    assert measured.keys() == {False, True}
+    assert measured[True]["runs"] > crowd.values["runs"] > measured[True]["cached"] > measured[False]["runs"]
+    for values in measured.values():
+        assert values["sagas_per_second"] > 0
+        assert len(values["start_ms"]) == len(values["signal_ms"]) > 0
+        assert values["rest_cpu_percent"]["coordinator"] >= 0
+        assert values["coordinator_mib"] > 0
+    assert timers.values["pending"] > timers.values["fired"] == len(timers.values["late_seconds"]) > 0
+    assert timers.values["earliest_seconds"] >= 0  # a timer is never early
 
 
 def _processes_with(mark: str) -> list[int]:

@@ -144,8 +144,7 @@ def test_f20_a_client_that_is_not_answered_is_told_so(wired: Wires, monkeypatch:
     assert isinstance(told.value.__cause__, DatabaseUnreachable)
     wired.databases["client"].thaw()
     assert handle.status() is Status.COMPLETED
-    for engine in client.database._engines.values():
-        engine.dispose()
+    client.database.dispose()
 
 
 @HOW

@@ -26,6 +26,7 @@ COMMAND = """
 import json, signal, sys
 from pathlib import Path
 from saga.cli import embedded
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests in the background ignores it
 with embedded.servers(Path(sys.argv[1]), keep=sys.argv[2] == "keep") as servers:
     pids = [servers.postgres.pid, servers.valkey.pid]
     folder = str(servers.postgres.log.parent)

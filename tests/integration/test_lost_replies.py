@@ -110,8 +110,7 @@ def client(wired: Wires) -> Iterator[tuple[Installation, PostgresGateway]]:
     app.add_defaults({**DEFAULTS, "saga_database_url": wired.database_way("client")})
     installation = Installation(app)
     yield installation, wired.databases["client"]
-    for engine in installation.database._engines.values():
-        engine.dispose()
+    installation.database.dispose()
 
 
 @pytest.mark.parametrize("lost", Lost)

@@ -57,8 +57,7 @@ def installed(url: str | None) -> Iterator[Installation]:
     app.add_defaults({**DEFAULTS, "saga_database_url": url})
     made = Installation(app)
     yield made
-    for engine in made.database._engines.values():
-        engine.dispose()
+    made.database.dispose()
 
 
 def handle_of(client: Installation) -> Handle[str]:

@@ -6,7 +6,7 @@ They know nothing of the tests that start them.
 from __future__ import annotations
 
 from saga import ChildFailed, Context, Signal, SignalTimeout, StepFailed, Update, saga
-from tests.integration.application import Order, charge, confirm, notify, reserve
+from tests.integration.application import Order, book, charge, confirm, notify, reserve
 
 answer = Signal("answer", str)
 count: Update[int, int] = Update("count", int, int)
@@ -114,4 +114,57 @@ def trying(ctx: Context, order: Order) -> str:
     return "had it"
 
 
-SAGAS = (asking, counting, impatient, sleepy, leg, journey, tolerant, parting, exclusive, trying)
+@saga("expedition")
+def expedition(ctx: Context, order: Order) -> str:
+    """A parent whose child is a parent, after a step of its own."""
+    ctx.run(notify, order)
+    return ctx.child(journey, order)
+
+
+@saga("convoy")
+def convoy(ctx: Context, order: Order) -> list[str]:
+    """Three children at once, then a step."""
+    seats = ctx.gather(*[ctx.start_child(leg, order) for _ in range(3)])
+    ctx.run(confirm, order)
+    return list(seats)
+
+
+@saga("pressed")
+def pressed(ctx: Context, order: Order) -> str:
+    """A child against time, and another way when it is too slow."""
+    child = ctx.start_child(leg, order)
+    if ctx.first(child, ctx.timer(float(order.moods.get("press", "0.3")))) is child:
+        return child.result()
+    return ctx.run(reserve, order)
+
+
+@saga("regretful")
+def regretful(ctx: Context, order: Order) -> str:
+    """Goes back to a save-point when the first way fails, steps, child and all, and takes another."""
+    seat = ctx.run(reserve, order)
+    savepoint = ctx.savepoint()
+    try:
+        ctx.run(notify, order)
+        ctx.child(leg, order)
+        ctx.run(confirm, order)
+    except StepFailed:
+        ctx.rollback(savepoint)
+    return ctx.run(book, order, seat)
+
+
+SAGAS = (
+    asking,
+    counting,
+    impatient,
+    sleepy,
+    leg,
+    journey,
+    tolerant,
+    parting,
+    exclusive,
+    trying,
+    expedition,
+    convoy,
+    pressed,
+    regretful,
+)

@@ -18,26 +18,32 @@ from uuid import UUID, uuid4
 import psycopg
 
 import saga.core.policy
+import saga.engine.preparing
 from saga.cli.embedded import Servers
+from saga.core.effects import AnswerParent, ReleaseLocks, StartChild, TellChild
 from saga.core.events import Direction, EventKind
 from saga.core.execution import Execution
 from saga.core.state import State
 from saga.core.tracks import Phase
+from saga.core.waits import Mailbox
 from saga.engine.cache import Cache, CachedRun
+from saga.engine.client import Handle
 from saga.engine.coordinator import Coordinator
 from saga.engine.crashpoints import Point
 from saga.engine.messages import Broker, queue_of
-from saga.engine.records import Batch, Taken, TaskMessage
+from saga.engine.preparing import Prepared
+from saga.engine.records import Arrival, Batch, Taken, TaskMessage
 from saga.engine.store.connect import Connection, connect
 from saga.engine.store.failures import StoreFailure
 from saga.engine.store.membership import Membership
 from saga.engine.store.turning import Committed, Turning
 from saga.engine.store.working import Working
-from saga.engine.turn import Prepared, Turns
+from saga.engine.turn import Turns
 from saga.engine.upkeep import Upkeep
 from tests.arming import Victim
 from tests.integration.application import drifting, fork, racing, straying, trip
-from tests.ledger import Call
+from tests.integration.waiting import answer, asking, exclusive, journey, parting, regretful
+from tests.ledger import Call, Kind
 from tests.simulation.faults import Fault, Faults, failing
 from tests.simulation.world import World
 
@@ -164,9 +170,8 @@ def forgotten_claim(world: World, servers: Servers) -> None:
     _staffed(world)
     handle = world.start(drifting, "forgotten", drift="gate:forgotten")
     task = "SELECT count(*) FROM saga.task WHERE name = 'application.drift'"
-    world.until(lambda: world.count(task) == 1 and world.queued() == 0, "the step's message is taken")
-    world.freeze("c1")
     world.reached("forgotten")
+    world.freeze("c1")
     token = next(e.token for e in handle.history() if e.key == "application.drift#1")
     servers.postgres.stop(immediate=True)
     servers.postgres.start()
@@ -215,6 +220,54 @@ def forgotten_end(world: World, servers: Servers) -> None:
     world.ended(handle)
     world.thaw()
     world.wait(lambda: world.ended(handle), seconds=6)
+
+
+def signalled(world: World, servers: Servers) -> None:
+    """Send one signal twice, and another that nobody reads."""
+    _staffed(world)
+    handle = world.start(asking, "signalled", reserve="gate:signalled")
+    world.reached("signalled")
+    for id in ("a", "a", "b"):
+        world.send(handle, answer, "yes", id=id)
+    world.open("signalled")
+    world.wait(lambda: world.ended(handle), seconds=3)
+
+
+def locked(world: World, servers: Servers) -> None:
+    """Let a run wait for a lock while the one that has it is undone, slowly."""
+    _staffed(world)
+    first = world.start(exclusive, "first", lock="name", undo_reserve="gate:locked")
+    world.until(lambda: _applied(world, first), "the first has it")
+    second = world.start(exclusive, "second", lock="name")
+    world.until(lambda: world.count("SELECT count(*) FROM saga.lock WHERE NOT held") == 1, "the second waits")
+    first.cancel()
+    world.reached("locked")
+    world.wait(lambda: _applied(world, second), seconds=0.5)
+    world.open("locked")
+    world.send(second, answer, "yes", id="a")
+    world.wait(lambda: world.ended(first) and world.ended(second), seconds=3)
+
+
+def parented(world: World, servers: Servers) -> None:
+    """Let children complete, fail, be undone with their parents, and be cancelled at a parent's end."""
+    _staffed(world)
+    moods: list[dict[str, str]] = [{}, {"charge": "abort"}, {"confirm": "abort"}]
+    handles = [world.start(journey, f"parented-{number}", **mood) for number, mood in enumerate(moods)]
+    handles.append(world.start(parting, "parted"))
+    left = world.handle(asking, "parted-abandoned")
+    world.wait(lambda: world.send(left, answer, "yes", id="a"), seconds=3)
+    world.wait(lambda: all(map(world.ended, [*handles, left])), seconds=5)
+
+
+def rolled_back(world: World, servers: Servers) -> None:
+    """Go back to a save-point, and on."""
+    _staffed(world)
+    handle = world.start(regretful, "rolled-back", confirm="abort")
+    world.wait(lambda: world.ended(handle), seconds=4)
+
+
+def _applied(world: World, handle: Handle[Any]) -> bool:
+    return bool(world.ledger.entries(run=handle.address, step="reserve", kind=Kind.APPLIED))
 
 
 def _deliver_again(world: World, token: UUID) -> None:
@@ -491,6 +544,66 @@ def _asynchronous_turns() -> None:
     Turning.commit = commit  # type: ignore[method-assign]
 
 
+def _doubles_kept() -> None:
+    known, receive = Turns._already_known, Mailbox.receive
+
+    def already_known(self: Turns, execution: Execution, arrival: Arrival, prepared: Prepared) -> bool:
+        return arrival.kind != EventKind.SIGNAL_RECEIVED and known(self, execution, arrival, prepared)
+
+    def receive_all(self: Mailbox, event: Any, name: str, value: str) -> Any:
+        self.ids.clear()
+        return receive(self, event, name, value)
+
+    Turns._already_known = already_known  # type: ignore[method-assign]
+    Mailbox.receive = receive_all  # type: ignore[method-assign]
+
+
+def _unread_forgotten() -> None:
+    def leftovers(self: Mailbox) -> list[str]:
+        return []
+
+    Mailbox.leftovers = leftovers  # type: ignore[method-assign]
+
+
+def _without(*kinds: type[Any]) -> Callable[[], None]:
+    """Return what lets effects of these kinds get lost on their way into the batch."""
+
+    def plant() -> None:
+        original = saga.engine.preparing._put_among_runs
+
+        def put(run: UUID, cached: CachedRun, effect: Any, batch: Batch) -> None:
+            if not isinstance(effect, kinds):
+                original(run, cached, effect, batch)
+
+        saga.engine.preparing._put_among_runs = put
+
+    return plant
+
+
+def _locks_let_go_of_early() -> None:
+    original = State._run_compensating
+
+    def run_compensating(self: State, event: Any) -> None:
+        original(self, event)
+        self.effects.append(ReleaseLocks())
+
+    State._run_compensating = run_compensating  # type: ignore[method-assign]
+
+
+def _forward_rollback() -> None:
+    def roll_back(state: State, emit: saga.core.policy.Emit) -> None:
+        standing = [step for step in state.unfinished.values() if step.in_turn and step.may_stand]
+        oldest = min(standing, key=lambda step: step.scheduled_seq, default=None)
+        if oldest is not None and oldest.undo is not None and oldest.undo.phase is Phase.IDLE:
+            emit(EventKind.COMPENSATION_SCHEDULED, token=oldest.undo.token, attempt=1, key=oldest.occurrence)
+
+    saga.core.policy._roll_back = roll_back
+
+
+def _locks_kept(definition: str) -> str:
+    return definition.replace("p_locks_withdrawn, p_locks_released);", "p_locks_withdrawn, NULL);")
+
+
 def _timers_kept(definition: str) -> str:
     return re.sub(r"DELETE FROM (\S+\.timer) t USING", r"UPDATE \1 t SET due_at = t.due_at FROM", definition)
 
@@ -522,6 +635,14 @@ MUTANTS = (
     Mutant("two arrivals fed at once", frozenset({"I18"}), two_at_once, _two_arrivals_at_once),
     Mutant("unknown not sticky", frozenset({"I8"}), unknown_then_abort, _unknown_not_sticky),
     Mutant("late outcomes dropped", frozenset({"I8"}), late_effect, _late_dropped),
+    Mutant("signals taken twice", frozenset({"I22"}), signalled, _doubles_kept),
+    Mutant("unread signals forgotten", frozenset({"I22"}), signalled, _unread_forgotten),
+    Mutant("locks not released", frozenset({"I4", "I25"}), locked, sql=_locks_kept),
+    Mutant("locks released before the undo", frozenset({"I28"}), locked, _locks_let_go_of_early),
+    Mutant("children's answers lost", frozenset({"I4", "I27"}), parented, _without(AnswerParent)),
+    Mutant("children's starts lost", frozenset({"I1"}), parented, _without(StartChild)),
+    Mutant("children not told", frozenset({"I4", "I27"}), parented, _without(TellChild)),
+    Mutant("rollback in forward order", frozenset({"I9"}), rolled_back, _forward_rollback),
     Mutant("no lost-message rule", frozenset({"I4"}), flushed, _no_lost_message_rule),
 )
 

@@ -8,18 +8,30 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 from uuid import UUID
 
-from saga import Abort, Context, Status, StepFailed
+from saga import Abort, Context, LockTaken, Pending, Signal, SignalTimeout, Status, StepFailed
 from saga.core.definition import AnyStep, SagaDefinition
-from saga.core.effects import RunTask
+from saga.core.effects import Report, RequestLock, RunTask, StartChild
 from saga.core.events import Direction, EventKind
 from saga.core.lifecycle import ENDED
 from tests.unit.driven import Driven
 from tests.unit.steps import book, charge, hurry, look, mail, ship, stock
 
 STEPS: list[AnyStep] = [stock, charge, ship, mail, look, hurry, book]
+#: What else can be waited for, by the numbers above those of the steps.
+CHILD, CANCELLED_CHILD, TIMER, SIGNAL = range(len(STEPS), len(STEPS) + 4)
+go = Signal("go", int)
+
+
+def kid(ctx: Context, n: int) -> int:
+    """A child; the world answers for it."""
+    return n
+
+
+KID = SagaDefinition(kid, name="kid")
 
 #: A program: a nested tuple whose head says what it does.
 Program = tuple[Any, ...]
@@ -27,7 +39,7 @@ Program = tuple[Any, ...]
 
 def random_program(rng: random.Random, depth: int = 3) -> Program:
     """Draw a program of a few steps."""
-    parts = [_part(rng, depth) for _ in range(rng.randint(1, 3))]
+    parts = [_part(rng, depth) for _ in range(rng.randint(1, 4))]
     if rng.random() < 0.4:
         parts.insert(rng.randint(0, len(parts)), ("pivot",))
         parts.append(_part(rng, 0))
@@ -35,13 +47,25 @@ def random_program(rng: random.Random, depth: int = 3) -> Program:
 
 
 def _part(rng: random.Random, depth: int) -> Program:
-    def some() -> tuple[int, ...]:
-        return tuple(rng.randrange(len(STEPS)) for _ in range(rng.randint(1, 3)))
+    def one() -> int:
+        return rng.randrange(len(STEPS)) if rng.random() < 0.7 else rng.randrange(len(STEPS), len(STEPS) + 4)
 
-    kind = rng.choice(["run", "run", "start", "gather", "first", "try", "branch", "abort"] if depth else ["run"])
+    def some() -> tuple[int, ...]:
+        return tuple(one() for _ in range(rng.randint(1, 3)))
+
+    often = ["run", "start", "gather", "first", "try", "branch", "back"]
+    kind = rng.choice([*often, *often, "run", "abort", "lock", "patience", "rush"] if depth else ["run"])
     match kind:
         case "run" | "start":
+            return (kind, one())
+        case "lock":
+            return (kind, rng.choice("ab"), rng.random() < 0.5)
+        case "patience":
+            return (kind, rng.choice([5, 50, 50, 50]))
+        case "rush":
             return (kind, rng.randrange(len(STEPS)))
+        case "back":
+            return (kind, _part(rng, depth - 1), _part(rng, depth - 1), rng.random() < 0.3)
         case "gather" | "first":
             return (kind, *some())
         case "try" | "branch":
@@ -56,29 +80,45 @@ def saga_of(program: Program, timeout: float | None) -> SagaDefinition:
     def function(ctx: Context, n: int) -> int:
         return _perform(ctx, program)
 
-    return SagaDefinition(function, name="random", timeout_seconds=timeout)
+    return SagaDefinition(function, name="random", timeout_seconds=timeout, signals=[go])
 
 
 def _perform(ctx: Context, program: Program) -> int:
     head, *rest = program
-    step: Any
+    pivoted = ctx._program.host.state.pivoted
     match head:
         case "all":
             return sum(_perform(ctx, part) for part in rest)
         case "run":
-            step = STEPS[rest[0]]
-            return int(ctx.run(step, 1) or 0)
+            return int(_begin(ctx, rest[0]).result() or 0)
         case "start":
-            step = STEPS[rest[0]]
-            return int(ctx.start(step, 1).settled)
+            return int(_begin(ctx, rest[0]).settled)
         case "gather":
-            pendings: list[Any] = [ctx.start(_step(index), 1) for index in rest]
-            return sum(value or 0 for value in ctx.gather(*pendings))
+            return sum(value or 0 for value in ctx.gather(*[_begin(ctx, index) for index in rest]))
         case "first":
-            pendings = [ctx.start(_step(index), 1) for index in rest]
-            if ctx._program.host.state.pivoted:
+            pendings = [_begin(ctx, index) for index in rest]
+            if pivoted:
                 return sum(value or 0 for value in ctx.gather(*pendings))
             return int(ctx.first(*pendings).result() or 0)
+        case "lock":
+            try:
+                ctx.lock(rest[0], wait=rest[1], timeout=40)
+            except LockTaken:
+                return 1
+            return 2
+        case "patience":
+            try:
+                return ctx.wait_signal(go, timeout=rest[0])
+            except SignalTimeout:
+                if pivoted or rest[0] > 5:
+                    return 0
+                raise
+        case "rush":
+            early, late, heir = ctx.wait(go), ctx.wait(go), ctx.wait(go)
+            _begin(ctx, rest[0]).result()
+            return ctx.first(early, late).result() + heir.result()
+        case "back":
+            return _go_back(ctx, rest[0], rest[1], rest[2])
         case "try":
             try:
                 return _perform(ctx, rest[0])
@@ -95,8 +135,33 @@ def _perform(ctx: Context, program: Program) -> int:
             raise Abort("the program says so")
 
 
-def _step(index: int) -> Any:
-    return STEPS[index]
+def _begin(ctx: Context, index: int) -> Pending[Any]:
+    match index:
+        case _ if index < len(STEPS):
+            step: Any = STEPS[index]
+            pending: Pending[Any] = ctx.start(step, 1)
+        case _ if index == TIMER:
+            pending = ctx.timer(20)
+        case _ if index == SIGNAL:
+            pending = ctx.wait(go)
+        case _:
+            pending = ctx.start_child(KID, 1, close="cancel" if index == CANCELLED_CHILD else "wait")
+    return pending
+
+
+def _go_back(ctx: Context, part: Program, instead: Program, always: bool) -> int:
+    """Do a part, go back before it if it fails, or always; and then do something else."""
+    savepoint = ctx.savepoint()
+    try:
+        value = _perform(ctx, part)
+        if not always:
+            return value
+    except StepFailed:
+        if ctx._program.host.state.pivoted:
+            raise
+    if not ctx._program.host.state.pivoted:
+        ctx.rollback(savepoint)
+    return _perform(ctx, instead)
 
 
 class World:
@@ -110,6 +175,7 @@ class World:
         self.applied: dict[UUID, int] = {}  #: tokens whose effect is there, and what it returned
         self.lost: list[tuple[RunTask, int]] = []  #: attempts that landed and whose worker may still tell
         self.frozen: list[RunTask] = []  #: attempts whose worker may still act, and then tell
+        self.sent = 0
         self.losses = rng.choice([1, 2, 8])
         self.evictions = rng.choice([0.0, 0.3, 1.0])
 
@@ -128,6 +194,8 @@ class World:
                 self._noise()
             else:
                 self._calm()
+            mailbox = self.run.state.mailbox
+            assert not (any(mailbox.unread.values()) and any(mailbox.open.values())), "I22: a wait and its signal part"
         raise AssertionError(f"no end after {moves_max} moves: {self.run.status} {self.run.stall_reason}")
 
     # -- moves -----------------------------------------------------------------------------------------------------
@@ -143,7 +211,8 @@ class World:
             moves.append((2, self._thaw))
         if self.lost:
             moves.append((2, self._tell))
-        moves.append((0.3, lambda: _void(run.cancel())))
+        moves.append((0.15, lambda: _void(run.cancel())))
+        moves.append((1, self._signal))
         if run.status is Status.STALLED:
             moves.append((3, lambda: _void(run.retry())))
             moves.append((1, self._resolve))
@@ -158,19 +227,33 @@ class World:
             self._thaw()
         elif run.open:
             name = sorted(run.open)[0]
-            self._do(name, run.task(name), EventKind.STEP_SUCCEEDED)
+            self._do(name, EventKind.STEP_SUCCEEDED)
         elif run.status is Status.STALLED:
-            run.retry()
-        else:
-            assert run.timers, f"the run waits for nothing: {run.status}, {self.program}"
+            stuck = [run.state.tokens[token][0] for token in run.state.stuck]
+            # What passed its pivot is not undone however often that is asked.
+            if any(step.irrevocable for step in stuck):
+                self._resolve()
+            else:
+                run.retry()
+        elif run.timers:
             run.fire()
+        else:
+            assert any(run.state.mailbox.open.values()), f"the run waits for nothing: {run.status}, {self.program}"
+            self._signal()
+
+    def _signal(self) -> None:
+        self.sent += 1
+        self.run.signal("go", self.rng.randint(0, 3), id=str(self.rng.randint(1, self.sent)))
 
     def _fire(self, name: str) -> None:
         self.run.fire(name)
 
     def _answer(self, name: str) -> None:
-        task = self.run.task(name)
+        task = self.run.open[name]
         action = name.count(".") == 0
+        if not isinstance(task, RunTask):
+            self._answer_for(name, task, action)
+            return
         kinds = [
             (8, EventKind.STEP_SUCCEEDED),
             (2, EventKind.STEP_UNKNOWN),
@@ -185,11 +268,42 @@ class World:
             if name in self.run.fenced:
                 kinds.append((3, EventKind.STEP_NEVER_STARTED))
         weights = [weight for weight, _ in kinds]
-        self._do(name, task, self.rng.choices([kind for _, kind in kinds], weights)[0])
+        self._do(name, self.rng.choices([kind for _, kind in kinds], weights)[0])
 
-    def _do(self, name: str, task: RunTask, kind: EventKind) -> None:
+    def _answer_for(self, name: str, asked: StartChild | RequestLock, action: bool) -> None:
+        kinds = [(8, EventKind.STEP_SUCCEEDED), (2 if action else 0.4, EventKind.STEP_FAILED)]
+        if isinstance(asked, StartChild) and action:
+            kinds.append((1, EventKind.STEP_UNKNOWN))
+        elif isinstance(asked, RequestLock) and name in self.run.fenced:
+            kinds.append((3, EventKind.STEP_NEVER_STARTED))
+        weights = [weight for weight, _ in kinds]
+        self._do(name, self.rng.choices([kind for _, kind in kinds], weights)[0])
+
+    def _do_for(self, name: str, asked: StartChild | RequestLock, kind: EventKind) -> None:
+        """Answer for a child or a lock; of a child that was terminated something may stand."""
+        step, track = self.run.state.tokens[asked.token]
+        action = step.action.token
+        pivoted = isinstance(asked, StartChild) and kind is not EventKind.STEP_FAILED and self.rng.random() < 0.1
+        if track.direction is Direction.COMPENSATION:
+            pivoted = False
+            if kind is EventKind.STEP_SUCCEEDED:
+                self.applied.pop(action, None)
+        elif kind is EventKind.STEP_SUCCEEDED or (kind is EventKind.STEP_UNKNOWN and self.rng.random() < 0.7):
+            self.applied[action] = self.rng.randint(1, 9)
+        good = kind is EventKind.STEP_SUCCEEDED
+        value: Any = self.applied.get(action) if good else {"type": "E", "message": kind.value}
+        if kind is EventKind.STEP_NEVER_STARTED:
+            self.run.never_start(name)
+        else:
+            self.run.answer(name, kind, value, pivoted=pivoted)
+
+    def _do(self, name: str, kind: EventKind) -> None:
         """Answer an attempt as a worker would, with its effect in the book."""
         run = self.run
+        task = run.open[name]
+        if not isinstance(task, RunTask):
+            self._do_for(name, task, kind)
+            return
         step, track = run.state.tokens[task.token]
         action = step.action.token
         value: Any = None
@@ -283,15 +397,26 @@ def check(world: World) -> None:
         for later in log:
             if later.token == step.action.token and later.seq > event.seq:
                 assert later.kind not in (EventKind.ACTION_SCHEDULED, EventKind.ATTEMPT_SCHEDULED), "I10"
-    if turned is not None:
-        _check_order(world, turned)
+    _check_signals(world)
+    _check_order(world, turned)
     for step in state.steps.values():
         for track in step.tracks:
             attempts = track.policy.retry.attempts
             assert attempts is None or track.used <= attempts, f"I20: {step.occurrence} {track.direction}"
 
 
-def _check_order(world: World, turned: int) -> None:
+def _check_signals(world: World) -> None:
+    """I22: every signal is in the log once, and was read once or reported."""
+    state = world.run.state
+    recorded = {event.key for event in world.run.log if event.kind is EventKind.SIGNAL_RECEIVED}
+    waits = [wait.letter for wait in state.waits.values() if wait.letter is not None and not wait.dropped]
+    read = [letter.id for letter in waits]
+    left = [effect for effect in world.run.told if isinstance(effect, Report)]
+    unread = [json.loads(report.payload)["id"] for report in left]
+    assert sorted(read + unread) == sorted(id for id in recorded if id), f"I22: read {read}, reported {unread}"
+
+
+def _check_order(world: World, turned: int | None) -> None:
     """I9: nothing is undone while something that began after its end still stands."""
     state, log = world.run.state, world.run.log
     first_undo: dict[str, int] = {}
@@ -307,12 +432,24 @@ def _check_order(world: World, turned: int) -> None:
             last_undone[known[0].occurrence] = event.seq
         if event.kind is EventKind.RESOLVED and event.key is not None and state.steps[event.key].undone:
             last_undone.setdefault(event.key, event.seq)
-    for key, seq in first_undo.items():
-        step = state.steps[key]
-        for other in state.steps.values() if seq > turned else ():
-            after = step.ended_seq is not None and other.scheduled_seq > step.ended_seq
-            if after and other.occurrence in last_undone and other.occurrence not in late:
-                assert last_undone[other.occurrence] < seq, f"I9: {key} was undone before {other.occurrence}"
+    for asked, rolled in _together(world, turned):
+        for key, other in product(rolled, rolled):
+            step = state.steps[key]
+            after = step.ended_seq is not None and state.steps[other].scheduled_seq > step.ended_seq
+            if first_undo.get(key, 0) > asked and after and other in last_undone and other not in late:
+                assert last_undone[other] < first_undo[key], f"I9: {key} was undone before {other}"
+
+
+def _together(world: World, turned: int | None) -> list[tuple[int, list[str]]]:
+    """Return what is undone in the reverse order of start: since when, and which steps."""
+    log, marks = world.run.log, world.run.state.savepoints
+    together = [] if turned is None else [(turned, list(world.run.state.steps))]
+    alone = {event.key for event in log if event.kind in (EventKind.STEP_DISCARDED, EventKind.STEP_GAVE_UP)}
+    for asked in log:
+        if asked.kind is EventKind.ROLLBACK_ASKED and asked.key is not None:
+            since = [s for s in world.run.state.steps.values() if marks[asked.key] < s.scheduled_seq < asked.seq]
+            together.append((asked.seq, [step.occurrence for step in since if step.occurrence not in alone]))
+    return together
 
 
 def _void(_: object) -> None:

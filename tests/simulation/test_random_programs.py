@@ -12,6 +12,7 @@ from saga.core import policy
 from saga.core.events import EventKind, chain_digest
 from saga.core.state import State
 from saga.core.tracks import Phase, StepState
+from saga.core.waits import Mailbox, Wait
 from tests.simulation.programs import World, check, describe
 
 #: Seeds on which the mutants are tried until one of them tells.
@@ -85,9 +86,50 @@ def ends_before_its_undos(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(StepState, "finished", property(finished))
 
 
+def rolls_back_in_order_of_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    def roll_back(state: State, emit: policy.Emit) -> None:
+        standing = [step for step in state.unfinished.values() if step.in_turn and step.may_stand and step.over]
+        for step in standing[:1]:
+            if step.undo is not None and step.undo.phase is Phase.IDLE:
+                policy._schedule(step, step.undo, emit)
+
+    monkeypatch.setattr(policy, "_roll_back", roll_back)
+
+
+def signals_lost_with_their_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    drop = Mailbox.drop
+
+    def drop_all(mailbox: Mailbox, wait: Wait, seq: int) -> Wait | None:
+        return drop(mailbox, wait, seq) if wait.letter is None else None
+
+    monkeypatch.setattr(Mailbox, "drop", drop_all)
+
+
+def signals_pass_over_waits_that_have_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    drop = Mailbox.drop
+
+    def drop_all(mailbox: Mailbox, wait: Wait, seq: int) -> Wait | None:
+        assert wait.signal is not None
+        if wait.letter is not None:
+            mailbox.unread.setdefault(wait.signal, []).append(wait.letter)
+            return None
+        return drop(mailbox, wait, seq)
+
+    monkeypatch.setattr(Mailbox, "drop", drop_all)
+
+
 @pytest.mark.parametrize(
     "mutant",
-    [never_unknown, late_outcomes_dropped, siblings_not_awaited, undo_in_order_of_start, ends_before_its_undos],
+    [
+        never_unknown,
+        late_outcomes_dropped,
+        siblings_not_awaited,
+        undo_in_order_of_start,
+        ends_before_its_undos,
+        rolls_back_in_order_of_start,
+        signals_lost_with_their_wait,
+        signals_pass_over_waits_that_have_begun,
+    ],
     ids=lambda mutant: str(mutant.__name__),
 )
 def test_a_mutant_is_caught(mutant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch) -> None:

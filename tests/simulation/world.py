@@ -29,8 +29,10 @@ from celery import Celery
 
 from saga.cli.embedded import Database
 from saga.core.definition import AnyStep, SagaDefinition
+from saga.core.errors import RunEnded, UnknownRun
 from saga.core.events import split_task_name
 from saga.core.lifecycle import StallReason
+from saga.core.signals import Signal
 from saga.engine.client import Handle, start_run
 from saga.engine.coordinator import Coordinator
 from saga.engine.installation import DEFAULTS, Installation
@@ -38,7 +40,7 @@ from saga.engine.store.connect import connect
 from saga.engine.worker import perform
 from tests.arming import Armoury
 from tests.audit import OPEN, WITNESS, Audit, Violation
-from tests.integration import application
+from tests.integration import application, waiting
 from tests.integration.application import FOLDER_VARIABLE, Order
 from tests.ledger import Ledger
 from tests.pace import quicken
@@ -60,6 +62,7 @@ SAGAS: dict[tuple[str, int], SagaDefinition] = {
         application.straying,
         application.racing,
         application.ledgered,
+        *waiting.SAGAS,
     )
 }
 STEPS: tuple[AnyStep, ...] = (
@@ -132,6 +135,7 @@ class World:
         self.armoury = Armoury(folder / "armed")
         self.children: dict[str, Child] = {}
         self.accepted: set[str] = set()
+        self.sent: dict[str, set[str]] = {}  #: ids of the signals that were accepted, by the address of their run
         self.stalls: dict[str, StallReason] = {}
         self.sagas = sagas
         self.sightings = Sightings()
@@ -258,8 +262,7 @@ class World:
     def close(self) -> None:
         """End everything."""
         self.remove(*self.children)
-        for engine in self.installation.database._engines.values():
-            engine.dispose()
+        self.installation.database.dispose()
         self.owner.close()
 
     def said(self, name: str) -> str:
@@ -329,6 +332,19 @@ class World:
         self.accepted.add(handle.address)
         return handle
 
+    def handle(self, saga: SagaDefinition, key: str) -> Handle[Any]:
+        """Return the handle of a run that something else starts."""
+        return Handle(self.installation, saga.name, key, definition=saga)
+
+    def send(self, handle: Handle[Any], signal: Signal[Any], value: Any, *, id: str) -> bool:
+        """Send a signal, and remember that it was accepted; False: it was refused, for the run has ended or is not."""
+        try:
+            handle.send(signal, value, id=id)
+        except (RunEnded, UnknownRun):
+            return False
+        self.sent.setdefault(handle.address, set()).add(id)
+        return True
+
     def ended(self, handle: Handle[Any]) -> bool:
         """Say whether a run has ended or stands stalled."""
         found = self.sightings.look(handle)
@@ -365,6 +381,7 @@ class World:
             stalls=self.stalls,
             definitions=self.sagas,
             seen=self.sightings.of_run,
+            sent=self.sent,
         )
         return audit.check()
 

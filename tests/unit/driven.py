@@ -24,6 +24,7 @@ from saga.core.effects import (
     SetTimer,
     StartChild,
     TellChild,
+    WithdrawLock,
 )
 from saga.core.events import TERMINAL, Event, EventKind, start_payload
 from saga.core.execution import Decision, Execution, Input
@@ -107,6 +108,12 @@ class Driven:
             payload = wrap(json.dumps(value), worker="w/1", ran_seconds=0.1)
             claimant = claimant or self.claimant()
         return self.feed(kind, token=task.token, attempt=task.attempt, payload=payload, claimant=claimant)
+
+    def answer(self, name: str, kind: EventKind, value: Any = None, *, pivoted: bool = False) -> Driven:
+        """Answer for a child or a lock that is asked for."""
+        asked = self.open.pop(name)
+        payload = f'{{"pivoted":{json.dumps(pivoted)},"value":{json.dumps(value)}}}'
+        return self.feed(kind, token=asked.token, attempt=asked.attempt, payload=payload)
 
     def succeed(self, name: str, value: Any = 1) -> Driven:
         return self.end(name, EventKind.STEP_SUCCEEDED, value)
@@ -267,7 +274,7 @@ class Driven:
                     self.timers[name] = due_at
                 case CancelTimer(name):
                     del self.timers[name]
-                case Fence(token):
+                case Fence(token) | WithdrawLock(token):
                     self.fenced.append(self.name_of(token))
                 case Kill(token):
                     self.killed.append(self.name_of(token))

@@ -16,10 +16,10 @@ def refused(fleet: Fleet) -> dict[str, str]:
 def test_the_maximum_is_the_sum_of_what_each_process_may_open() -> None:
     assert FLEET.maximum == 2 * PER_COORDINATOR + 8 * (1 + 1) + 4 * PER_CLIENT
     assert FLEET.arithmetic() == [
-        "2 coordinators x 6 = 12",
+        "2 coordinators x 5 = 10",
         "8 worker children x (1 + 1 for long steps) = 16",
         "4 client processes x 10 (their pool) = 40",
-        "at the most 68, of 97 that Postgres has",
+        "at the most 66, of 97 that Postgres has",
     ]
 
 
@@ -30,18 +30,18 @@ def test_transactional_steps_keep_a_connection_of_their_own() -> None:
 
 
 def test_a_fleet_that_fits_exactly_passes() -> None:
-    assert refused(replace(FLEET, available=68)) == {}
+    assert refused(replace(FLEET, available=66)) == {}
 
 
 def test_a_fleet_larger_than_postgres_is_refused() -> None:
-    assert refused(replace(FLEET, available=67)) == {"D50": "the fleet may open 68 connections, Postgres has 67"}
+    assert refused(replace(FLEET, available=65)) == {"D50": "the fleet may open 66 connections, Postgres has 65"}
 
 
 def test_a_postgres_that_did_not_answer_refuses_no_fleet() -> None:
     fleet = replace(FLEET, available=None)
 
     assert refused(fleet) == {}
-    assert fleet.arithmetic()[-1] == "at the most 68, which Postgres did not tell"
+    assert fleet.arithmetic()[-1] == "at the most 66, which Postgres did not tell"
 
 
 def test_a_pooler_that_is_not_declared_is_refused() -> None:

@@ -13,7 +13,8 @@ from saga.core.definition import SagaDefinition
 from saga.core.events import EventKind
 from saga.core.lifecycle import StallReason
 from saga.core.signals import signal_payload
-from saga.engine.turn import BY_PARENT, ORPHAN_SECONDS
+from saga.engine.preparing import BY_PARENT
+from saga.engine.turn import ORPHAN_SECONDS
 from tests.unit.steps import charge, hurry, look, stock
 from tests.unit.turned import Turned
 

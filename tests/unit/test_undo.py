@@ -5,7 +5,7 @@ from __future__ import annotations
 from saga import Abort, Cause, Context, StallReason, Status, StepFailed
 from saga.core.events import EventKind
 from tests.unit.driven import Driven, define
-from tests.unit.steps import charge, hurry, look, ship, stock
+from tests.unit.steps import book, charge, hurry, look, ship, stock
 
 
 def three(ctx: Context, n: int) -> int:
@@ -244,3 +244,22 @@ def test_two_occurrences_of_a_step_are_two_steps() -> None:
     assert run.input_of("stock#2.compensate")["result"] == 20
     run.undo("stock#2")
     assert run.input_of("stock.compensate")["result"] == 10
+
+
+def test_a_transactional_step_that_was_lost_left_nothing_and_is_not_undone() -> None:
+    def function(ctx: Context, n: int) -> int:
+        return ctx.run(book, n)
+
+    run = Driven(define(function)).lose("book").abort("book")
+
+    assert run.status is Status.COMPENSATED
+    assert "book.compensate" not in run.dispatched
+
+
+def test_another_step_that_was_lost_is_undone_without_a_result() -> None:
+    def function(ctx: Context, n: int) -> int:
+        return ctx.run(stock, n)
+
+    run = Driven(define(function)).lose("stock").abort("stock")
+
+    assert list(run.open) == ["stock.compensate"]

@@ -20,10 +20,11 @@ from saga.core.lifecycle import ENDED, Cause, StallReason, Status
 from saga.core.outcome import wrap
 from saga.engine.cache import Cache
 from saga.engine.codec import JsonCodec
+from saga.engine.preparing import Prepared
 from saga.engine.records import Arrival, Batch, DueTimer, Incident, NewRun, NewTask, RunChange, RunRow, Taken
 from saga.engine.registry import Definitions
 from saga.engine.stuck import fold
-from saga.engine.turn import Log, Prepared, Turns
+from saga.engine.turn import Log, Turns
 from tests.unit.driven import BEGAN, RUN
 
 SHARD = 7

@@ -10,9 +10,8 @@ from saga.cli.doctor.check import Checks
 from saga.cli.doctor.postgres import PostgresFacts
 from saga.engine.installation import Installation
 
-#: A coordinator's at the most: turns, doorbell, beat, upkeep, and the one by which it looked at the tables when it
-#: began; and one while it publishes again what another left.
-PER_COORDINATOR = 6
+#: A coordinator's at the most: turns, doorbell, beat, upkeep, and one while it publishes again what another left.
+PER_COORDINATOR = 5
 #: A client process': SQLAlchemy's pool of 5 with an overflow of 5.
 PER_CLIENT = 10
 
