@@ -149,9 +149,10 @@ def _waiting(ground: Ground, plan: Plan, records: Records, console: Console) -> 
                     f"{found.coordinator_mib} MiB, {found.sagas_per_second} sagas/s, "
                     f"start {statistics.median(found.start_ms)} ms, signal {statistics.median(found.signal_ms)} ms",
                 )
-        late = timers.measure(ground, waits, plan.falling)
-        records.add("timers", **asdict(late))
-        _say(console, f"{late.fired} timers among {late.pending}: the latest {max(late.late_seconds)} s late")
+    with crowd(ground, plan.waiting_runs, sleeping=True) as sleeps:
+        late = timers.measure(ground, sleeps, plan.falling)
+    records.add("timers", **asdict(late))
+    _say(console, f"{late.fired} timers among {late.pending}: the latest {max(late.late_seconds)} s late")
 
 
 def _say(console: Console, line: str) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
@@ -25,7 +26,7 @@ _SESSIONS = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s"
 
 @dataclass(frozen=True, slots=True)
 class Crowd:
-    """Runs that wait, `w0` and so on, in a database to copy."""
+    """Runs that wait, `w0` and so on, in a database to copy; each for a signal, or each for a timer."""
 
     runs: int
     template: str
@@ -34,8 +35,8 @@ class Crowd:
 
 
 @contextlib.contextmanager
-def crowd(ground: Ground, runs: int) -> Iterator[Crowd]:
-    """Start so many runs that wait for a signal, through a coordinator, and keep the database at rest.
+def crowd(ground: Ground, runs: int, *, sleeping: bool = False) -> Iterator[Crowd]:
+    """Start so many runs that wait for a signal, or sleep for a month, through a coordinator; keep their database.
 
     Raises:
         Stuck: starts are not taken.
@@ -43,7 +44,8 @@ def crowd(ground: Ground, runs: int) -> Iterator[Crowd]:
     with open_fleet(ground, marks="waiting") as fleet:
         fleet.start_coordinator()
         began = time.monotonic()
-        send(fleet, [_start(number) for number in range(runs)])
+        start = _sleep if sleeping else _wait
+        send(fleet, [start(number) for number in range(runs)])
         fleet.line.wait(STARTED, runs)
         seconds = time.monotonic() - began
         fleet.stop_coordinators()
@@ -65,8 +67,13 @@ def send(fleet: Fleet, sends: Sequence[Callable[[Any], object]]) -> None:
             connection.commit()
 
 
-def _start(number: int) -> Callable[[Any], object]:
+def _wait(number: int) -> Callable[[Any], object]:
     return lambda connection: workload.waiting.start(number, id=f"w{number}", connection=connection)
+
+
+def _sleep(number: int) -> Callable[[Any], object]:
+    due_at = datetime.now(UTC) + timedelta(days=30)
+    return lambda connection: workload.timed.start(due_at, id=f"w{number}", connection=connection)
 
 
 def _settle(ground: Ground, name: str, owner_url: str) -> float:

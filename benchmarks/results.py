@@ -229,9 +229,9 @@ def _waiting(records: Sequence[Record]) -> str:
         for record in of(records, "crowd")
     ]
     return (
-        f"{_table(rows)}\n{''.join(made)}Each waits for a signal, a month at most, so it has a timer, too. At rest "
-        "nothing is sent. Starts and signals are one at a time, to the commit of the turn that takes them; a signal "
-        "goes to any of the runs, most of them not in memory. The memory is as full of runs as the cache lets it be.\n"
+        f"{_table(rows)}\n{''.join(made)}At rest nothing is sent. Starts and signals are one at a time, to the commit "
+        "of the turn that takes them; a signal goes to any of the runs, most of them not in memory. The memory is as full "
+        "of runs as the cache lets it be.\n"
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from celery import chain, shared_task
@@ -97,8 +97,8 @@ ping: Signal[int] = Signal("ping", int)
 
 @saga("waiting", signals=[ping])
 def waiting(ctx: Context, number: int) -> int:
-    """Wait for signals, a month at most for each: so every such run has a timer, too."""
-    while ctx.wait_signal(ping, timeout=timedelta(days=30)) >= 0:
+    """Wait for signals until one says that it is enough."""
+    while ctx.wait_signal(ping) >= 0:
         pass
     return number
 

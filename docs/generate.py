@@ -75,7 +75,7 @@ CAUSES: dict[Cause, str] = {
     Cause.FAILED: "`Abort` or `StepFailed` left the saga function.",
     Cause.CANCELLED: "Somebody asked for it: `handle.cancel()` or `saga cancel`.",
     Cause.TIMED_OUT: "The timeout of the run passed before its pivot.",
-    Cause.PARENT_UNDONE: "It is the undo of a child that had completed: its parent was undone.",
+    Cause.PARENT_UNDONE: "It is the undo of a child that had ended: its parent takes back what it left.",
 }
 
 

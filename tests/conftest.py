@@ -91,8 +91,15 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_leftovers] = []
 
 
+#: Files that take a minute or so each.
+LONGEST = frozenset(
+    {"test_scenarios", "test_evolution", "test_benchmarks", "test_demo_shop_run", "test_tutorial", "test_mutants"}
+)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that use servers, and refuse them among the unit tests."""
+    """Mark the tests that use servers, refuse them among the unit tests, and begin with the files that take longest."""
+    items.sort(key=lambda item: item.path.stem not in LONGEST)  # two processes share the files: none waits for the last
     for item in items:
         if "servers" not in getattr(item, "fixturenames", ()):
             continue

@@ -263,7 +263,6 @@ class Coordinator:
 
     def _set_aside(self, taken: Taken, error: UnreadableLogs) -> None:
         """Leave runs that newer code has written to that code: stalled, and all that is for them stays in the inbox."""
-        self._cache.evict(taken.runs)  # what of this batch was fed already is ahead of the database
         for run, why in error.runs.items():
             row = taken.runs.get(run)
             if row is None:  # the start of a run that undoes one of newer code's: it waits in the inbox

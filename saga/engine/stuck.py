@@ -14,6 +14,7 @@ from saga.core.definition import VoidStep
 from saga.core.errors import ValueRefused
 from saga.core.events import Direction, Event, taken_back
 from saga.core.state import State
+from saga.core.tracks import ChildLink
 from saga.engine.registry import Definitions
 from saga.engine.shapes import load
 
@@ -49,9 +50,9 @@ def occurrence_of(state: State, address: str, step: str) -> str:
 
 
 def result_of(state: State, definitions: Definitions, occurrence: str, given: str | None) -> str:
-    """Return the result of a stuck step, as JSON text, from what the operator says it is.
+    """Return the result of a stuck step or child, as JSON text, from what the operator says it is.
 
-    A step that is not defined here is taken at the operator's word.
+    What is not defined here is taken at the operator's word.
 
     Raises:
         ValueRefused: the result does not fit the step, is missing, or is given where there can be none.
@@ -59,21 +60,27 @@ def result_of(state: State, definitions: Definitions, occurrence: str, given: st
     tracks = [track for step, track in map(state.tokens.__getitem__, state.stuck) if step.occurrence == occurrence]
     if all(track.direction is Direction.COMPENSATION for track in tracks):
         return _none(given, f"{occurrence}: its undo is stuck, and an undo has no result")
+    codec, link = definitions.codec, state.steps[occurrence].link
+    saga = definitions.find(link.saga, link.version) if isinstance(link, ChildLink) else None
     step = definitions.steps.get(occurrence.rpartition("#")[0])
-    if step is None:
+    if saga is not None:
+        declared = codec.saga(saga).result
+    elif step is not None:
+        declared = None if isinstance(step, VoidStep) else codec.step(step).result
+    else:
         return _as_given(occurrence, given)
-    if isinstance(step, VoidStep):
+    if declared is None:
         return _none(given, f"{occurrence} returns nothing")
     if given is None:
         raise ValueRefused(
             f"{occurrence}: its action is stuck, and the saga goes on with its result: "
             "say it with --result, or in code result=, as JSON"
         )
-    declared = definitions.codec.step(step).result
-    assert declared is not None
     value: Any = load(declared, given, "the result", f"step {occurrence}")
-    encoded: str = definitions.codec.encode_result(step, value)
-    return encoded
+    if saga is not None:
+        return codec.encode_output(saga, value)
+    assert step is not None
+    return codec.encode_result(step, value)
 
 
 def _none(given: str | None, why: str) -> str:

@@ -103,16 +103,23 @@ class Turns:
         works = self._works(taken, prepared if only is None else Prepared())
         if only is not None:
             works = {run: work for run, work in works.items() if run == only}
-        chosen = [work for work in works.values() if self._may_begin(work, prepared)][:runs_max]
-        missing = [
-            work.run
-            for work in chosen
-            if work.row is not None and work.row.ended_at is None and self._cache.get(work.run, work.row.head) is None
-        ]
-        logs = self._logs(missing) if missing else {}
-        for work in chosen:
-            self._moved()
-            self._turn(work, taken.now, logs.get(work.run, []), prepared)
+        try:
+            chosen = [work for work in works.values() if self._may_begin(work, prepared)][:runs_max]
+            missing = [
+                work.run
+                for work in chosen
+                if work.row is not None
+                and work.row.ended_at is None
+                and self._cache.get(work.run, work.row.head) is None
+            ]
+            logs = self._logs(missing) if missing else {}
+            for work in chosen:
+                self._moved()
+                self._turn(work, taken.now, logs.get(work.run, []), prepared)
+        except BaseException:
+            # What was fed already is ahead of the database: a start would count as one that has been taken.
+            self._cache.evict(works)
+            raise
         return prepared
 
     def stall(self, taken: Taken, run: UUID, reason: StallReason, message: str) -> Prepared:

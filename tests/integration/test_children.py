@@ -9,7 +9,18 @@ import pytest
 from saga import Handle, RunFailed, StallReason, Status
 from saga.core.events import EventKind
 from tests.integration.fleet import Fleet
-from tests.integration.waiting import answer, asking, exclusive, journey, leg, parting, tolerant, trying
+from tests.integration.waiting import (
+    answer,
+    asking,
+    exclusive,
+    expedition,
+    journey,
+    leg,
+    parting,
+    regretful,
+    tolerant,
+    trying,
+)
 
 
 def child_of(fleet: Fleet, handle: Handle[Any], saga: Any, number: int = 1, tail: str = "") -> Handle[Any]:
@@ -97,6 +108,61 @@ def test_a_terminated_parent_terminates_its_child(audited: Fleet) -> None:
     audited.ends(handle, Status.TERMINATED)
     audited.ends(child, Status.TERMINATED)
     audited.open("terminated-child")
+
+
+def test_what_a_terminated_child_left_is_undone_before_its_parent_is_told(audited: Fleet) -> None:
+    handle = audited.start(tolerant, "ended", charge="gate:ended-child")
+    child, undo = child_of(audited, handle, leg), child_of(audited, handle, leg, tail="~undo")
+    audited.reached("ended-child")
+
+    child.terminate()
+    audited.until(lambda: audited.status(child) is Status.TERMINATED, "it is terminated")
+    audited.open("ended-child")  # its worker comes back after that
+
+    audited.ends(handle, Status.COMPLETED)
+    assert "the child run ended terminated" in handle.result()
+    assert undo.status() is Status.COMPENSATED
+    assert [audited.undone(undo, "charge"), audited.undone(undo, "reserve")] == [1, 1]
+
+
+def test_the_child_of_a_completed_child_is_undone_with_it(audited: Fleet) -> None:
+    handle = audited.start(expedition, "far", expedition="abort")
+    middle, undo = child_of(audited, handle, journey), child_of(audited, handle, journey, tail="~undo")
+    low, low_undo = child_of(audited, middle, leg), child_of(audited, middle, leg, tail="~undo")
+
+    audited.ends(handle, Status.COMPENSATED)
+
+    assert [run.status() for run in (middle, low)] == [Status.COMPLETED, Status.COMPLETED]
+    assert [run.status() for run in (undo, low_undo)] == [Status.COMPENSATED, Status.COMPENSATED]
+    assert [audited.undone(undo, "confirm"), audited.undone(low_undo, "reserve")] == [1, 1]
+
+
+def test_an_undo_that_an_operator_ended_is_taken_up_again_where_it_stood(audited: Fleet) -> None:
+    handle = audited.start(journey, "again", confirm="abort", undo_reserve="gate:again")
+    child_of(audited, handle, leg)
+    first, second = (child_of(audited, handle, leg, tail=tail) for tail in ("~undo", "~undo~2"))
+    audited.reached("again")
+
+    first.terminate()
+    audited.until(lambda: audited.status(handle) is Status.STALLED, "its parent stands before an operator")
+    audited.open("again")
+    handle.retry("child:leg")
+
+    audited.until(lambda: audited.status(handle) is Status.COMPENSATED, "it goes on")
+    assert (first.status(), second.status()) == (Status.TERMINATED, Status.COMPENSATED)
+    assert [audited.undone(first, "charge"), audited.undone(second, "charge")] == [1, 0]
+
+
+def test_a_run_goes_back_to_its_save_point_and_on(audited: Fleet) -> None:
+    handle = audited.start(regretful, "regretful", confirm="abort")
+    child_of(audited, handle, leg)
+    undo = child_of(audited, handle, leg, tail="~undo")
+
+    history = audited.ends(handle, Status.COMPLETED)
+
+    assert undo.status() is Status.COMPENSATED
+    assert [audited.undone(handle, "notify"), audited.undone(handle, "reserve")] == [1, 0]
+    assert [event.kind for event in history].count(EventKind.ROLLBACK_ASKED) == 1
 
 
 def test_what_becomes_of_a_child_at_its_parents_end_is_the_parents_choice(audited: Fleet) -> None:

@@ -5,7 +5,7 @@ They know nothing of the tests that start them.
 
 from __future__ import annotations
 
-from saga import ChildFailed, Context, Signal, SignalTimeout, StepFailed, Update, saga
+from saga import Abort, ChildFailed, Context, Signal, SignalTimeout, StepFailed, Update, saga
 from tests.integration.application import Order, book, charge, confirm, notify, reserve
 
 answer = Signal("answer", str)
@@ -116,9 +116,12 @@ def trying(ctx: Context, order: Order) -> str:
 
 @saga("expedition")
 def expedition(ctx: Context, order: Order) -> str:
-    """A parent whose child is a parent, after a step of its own."""
+    """A parent whose child is a parent, after a step of its own; it may think better of it afterwards."""
     ctx.run(notify, order)
-    return ctx.child(journey, order)
+    seat = ctx.child(journey, order)
+    if order.moods.get("expedition") == "abort":
+        raise Abort("after all not")
+    return seat
 
 
 @saga("convoy")

@@ -198,6 +198,34 @@ class World:
             assert not (any(mailbox.unread.values()) and any(mailbox.open.values())), "I22: a wait and its signal part"
         raise AssertionError(f"no end after {moves_max} moves: {self.run.status} {self.run.stall_reason}")
 
+    def take_back(self, moves_max: int = 500) -> None:
+        """Undo the run that has ended, as its parent's undo does; now and then the undo is ended and begun anew.
+
+        Raises:
+            AssertionError: the undo makes no end, or anything that `Driven` checks at each move.
+        """
+        ended = self.run
+        for task in ended.open.values():
+            action = isinstance(task, RunTask) and ended.state.tokens[task.token][1].direction is Direction.ACTION
+            if action and self.rng.random() < 0.5:  # it was ended with its run, and lands all the same
+                self.applied.setdefault(task.token, 1)
+        self.lost, self.frozen = [], []
+        log = list(ended.log)
+        self.run = Driven(None, undoes=log)
+        for number in range(moves_max):
+            if self.run.status is Status.COMPENSATED:
+                return
+            if self.rng.random() < self.evictions:
+                self.run.reload()
+            if number < 20 and self.rng.random() < 0.05:
+                log += self.run.terminate().log
+                self.run = Driven(None, undoes=log)
+            elif self.run.open and number < 20 and self.rng.random() < 0.5:
+                self._answer(self.rng.choice(sorted(self.run.open)))
+            else:
+                self._calm()
+        raise AssertionError(f"no end of the undo after {moves_max} moves: {self.run.status} {self.run.stall_reason}")
+
     # -- moves -----------------------------------------------------------------------------------------------------
 
     def _noise(self) -> None:
@@ -313,7 +341,7 @@ class World:
             case Direction.ACTION, EventKind.STEP_UNKNOWN:
                 if self.rng.random() < 0.5:
                     self._apply(task, name)
-            case Direction.ACTION, EventKind.STEP_LOST:
+            case Direction.ACTION, EventKind.STEP_LOST if not step.transactional:
                 if self.rng.random() < 0.4:
                     self.frozen.append(task)
                 elif self.rng.random() < 0.5:
@@ -364,6 +392,20 @@ class World:
             task = RunTask(step.action.token, 0, "", "", None)
             name = self.run.name_of(step.action.token)
             self.run.resolve(step.occurrence, self._result(name, self._apply(task, name)))
+
+
+def check_taken_back(world: World) -> None:
+    """Hold a run that was taken back against the world's book (I8, I25).
+
+    Raises:
+        AssertionError: an invariant does not hold.
+    """
+    run, state = world.run, world.run.state
+    assert run.open == {}, "I25: attempts are left behind"
+    assert run.timers == {}
+    for step in state.steps.values():
+        if step.undo is not None:
+            assert step.action.token not in world.applied, f"I8: {step.occurrence} still stands"
 
 
 def check(world: World) -> None:

@@ -49,6 +49,7 @@ MOODS = {
     "confirm": ["", "", "", "fail_once", "reply_lost", "abort"],
     "drift": ["", "reply_lost", "fail_once", "slow"],
     "stray": ["", "slow"],
+    "expedition": ["", "abort"],
     "lock": ["hot", "hot", "warm"],
     "wait": ["", "", "no"],
     "sleep": ["0.1", "1.0"],

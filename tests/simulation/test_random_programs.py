@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from saga.core import policy
 from saga.core.events import EventKind, chain_digest
+from saga.core.lifecycle import Status
 from saga.core.state import State
 from saga.core.tracks import Phase, StepState
 from saga.core.waits import Mailbox, Wait
-from tests.simulation.programs import World, check, describe
+from tests.simulation.programs import World, check, check_taken_back, describe
 
 #: Seeds on which the mutants are tried until one of them tells.
 MUTANT_SEEDS = range(1_500)
@@ -25,6 +26,10 @@ def play(seed: int) -> World:
     try:
         world.live()
         check(world)
+        state = world.run.state
+        if not state.pivoted and world.run.status in (Status.COMPLETED, Status.TERMINATED):
+            world.take_back()
+            check_taken_back(world)
     except AssertionError as error:
         raise AssertionError(f"seed {seed}: {error}\n{describe(world)}") from error
     return world

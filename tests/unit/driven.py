@@ -52,9 +52,11 @@ class Driven:
         replays: bool = True,
         version: int = 1,
         timeout: float | None = None,
+        undoes: Sequence[Event] = (),
     ) -> None:
         self.definition = definition
-        self.now = BEGAN
+        self.now = undoes[-1].at if undoes else BEGAN
+        self.undoes = tuple(undoes)  #: the log of the run that this one takes back
         self.log: list[Event] = []
         self.decisions: list[Decision] = []
         self.open: dict[str, RunTask | StartChild | RequestLock] = {}
@@ -66,12 +68,16 @@ class Driven:
         self.statuses: list[Status] = []
         self.replays = replays
         self.fold = State(RUN)  #: the stored log, folded by itself
-        self._numbers = 0
-        self.execution = Execution(RUN, "order-7", definition, CODEC)
+        self._numbers = len(self.undoes)
+        if undoes:
+            self.fold.take_back(undoes)
+        self.execution = self._bring_up(fold_only=False)
         if start:
             if definition is not None:
                 timeout = definition.timeout_seconds
-            self.feed(EventKind.RUN_STARTED, payload=start_payload(version, timeout, json.dumps(given)))
+            undone = RUN if undoes else None
+            payload = start_payload(version, timeout, json.dumps(given), undoes=undone)
+            self.feed(EventKind.RUN_STARTED, payload=payload)
 
     # -- what arrives ----------------------------------------------------------------------------------------------
 
@@ -236,10 +242,14 @@ class Driven:
 
     def replayed(self, *, fold_only: bool = False) -> Execution:
         """Return the run as its log gives it."""
-        execution = Execution(RUN, "order-7", self.definition, CODEC, fold_only=fold_only)
+        execution = self._bring_up(fold_only=fold_only)
         execution.replay(self.log)
         assert execution.take() == Decision(), "a replay decided something"
         return execution
+
+    def _bring_up(self, *, fold_only: bool) -> Execution:
+        undoes = (RUN, self.undoes) if self.undoes else None
+        return Execution(RUN, "order-7", self.definition, CODEC, fold_only=fold_only, undoes=undoes)
 
     def _check_replay(self) -> None:
         if self.execution.broken is not None:

@@ -6,10 +6,11 @@ import json
 
 import pytest
 
-from saga import ChildFailed, Context, StallReason, Status, StepFailed
+from saga import ChildFailed, Context, StallReason, Status, StepFailed, ValueRefused
 from saga.core.definition import SagaDefinition
 from saga.core.effects import StartChild, TellChild
 from saga.core.events import EventKind
+from saga.engine.stuck import fold, result_of
 from tests.unit.driven import Driven, define
 from tests.unit.families import FINAL, JOURNEY, LEG, TOLERANT, Family, begin, calling, leg, undos
 from tests.unit.steps import book, look, ship, stock
@@ -520,6 +521,24 @@ def test_a_child_after_the_pivot_may_be_cancelled_at_the_end(family: Family) -> 
     turned.succeed(child, "stock.compensate")
 
     assert turned.status(turned.run_of(saga, "7")) is Status.COMPLETED
+
+
+def test_what_an_operator_says_a_child_gave_must_fit_its_saga(family: Family) -> None:
+    def function(ctx: Context, n: int) -> int:
+        ctx.pivot()
+        return int(ctx.child(LEG, n))
+
+    saga = define(function)
+    turned = begin(family(LEG, saga), saga)
+    turned.fail(turned.run_of(LEG, "tested/7#1"), "stock")
+    log = [event for event, _ in turned.logs[turned.run_of(saga, "7")]]
+    state = fold(turned.run_of(saga, "7"), log, lambda of: [])
+
+    assert result_of(state, turned.definitions, "child:leg#1", "42") == "42"
+    with pytest.raises(ValueRefused, match="does not fit step child:leg#1"):
+        result_of(state, turned.definitions, "child:leg#1", '"no number"')
+    with pytest.raises(ValueRefused, match="the saga goes on with its result"):
+        result_of(state, turned.definitions, "child:leg#1", None)
 
 
 def test_an_operator_may_say_what_a_child_after_the_pivot_gave(family: Family) -> None:

@@ -275,6 +275,25 @@ def test_an_undo_that_an_operator_ended_stalls_the_parent_and_a_retry_goes_on_wh
     assert (turned.status(second), turned.status(parent)) == (Status.COMPENSATED, Status.COMPENSATED)
 
 
+def test_what_one_undo_has_waited_for_the_next_does_not_wait_for_again(family: Family) -> None:
+    turned = begin(family(LEG, TOLERANT), TOLERANT)
+    turned.succeed(turned.run_of(LEG, "tolerant/7#1"), "stock")
+    turned.terminate(LEG, "tolerant/7#1")
+    turned.wait(100)
+    turned.rest()
+    first = turned.run_of(LEG, "tolerant/7#1~undo")
+    turned.succeed(first, "charge.compensate")
+    turned.fail(first, "stock.compensate")
+    turned.terminate(LEG, "tolerant/7#1~undo")
+
+    turned.retry(TOLERANT, "7")
+
+    second = turned.run_of(LEG, "tolerant/7#1~undo~2")
+    assert turned.in_flight(second) == ["stock.compensate"]
+    turned.succeed(second, "stock.compensate")
+    assert turned.status(turned.run_of(TOLERANT, "7")) is Status.COMPLETED
+
+
 def test_what_an_operator_resolved_in_one_undo_stays_resolved_in_the_next(family: Family) -> None:
     turned = begin(family(LEG, JOURNEY), JOURNEY)
     turned.succeed(turned.run_of(LEG, "journey/7#1"), "stock", "charge")
@@ -398,8 +417,10 @@ def test_a_grandchild_past_its_pivot_that_was_terminated_is_left_to_an_operator(
     turned.terminate(middle_saga, "tested/7#1")
 
     undo = turned.run_of(middle_saga, "tested/7#1~undo")
+    turned.retry(middle_saga, "tested/7#1~undo")
     assert turned.reason(undo) is StallReason.COMPENSATION_GAVE_UP
     assert turned.keys(FINAL) == ["middle/tested/7#1#1"]
+    assert undos(turned, middle_saga, "tested/7#1~undo") == ["child:final"]  # it was asked for once
     turned.resolve(middle_saga, "tested/7#1~undo", "child:final#1")
     assert turned.status(undo) is Status.COMPENSATED
     assert turned.status(turned.run_of(saga, "7")) is Status.COMPENSATED

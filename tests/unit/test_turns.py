@@ -209,6 +209,7 @@ def test_an_outcome_of_a_run_that_nobody_knows_becomes_an_incident_after_a_while
     turned.turn()
     turned.end(run, "stock")
     del turned.rows[run]
+    turned.cache.clear()
 
     turned.turn()
     assert turned.incidents == []
@@ -401,6 +402,23 @@ def test_a_timer_that_is_moved_while_it_is_due_is_neither_fired_nor_deleted() ->
 
     assert EventKind.TIMER_FIRED not in turned.kinds(run)
     assert turned.timers[run, "action:steps.stock#1"] == turned.now + timedelta(seconds=10)
+
+
+def test_a_batch_that_breaks_off_forgets_what_it_had_fed() -> None:
+    turned = Turned(BUY, cache_runs=1)
+    old = turned.start(BUY, "old")
+    turned.turn()
+    turned.end(old, "stock")
+    new = turned.start(BUY, "new")
+
+    # The start is fed first and throws the old run out of memory, whose log cannot be read.
+    turned.fails = 1
+    with pytest.raises(ConnectionError):
+        turned.turn()
+    turned.turn()
+
+    assert turned.in_flight(new) == ["stock"]
+    assert turned.in_flight(old) == ["charge"]
 
 
 # -- asked for and taken back in one batch -----------------------------------------------------------------------------

@@ -55,6 +55,7 @@ class Turned:
         self.tasks: dict[UUID, NewTask] = {}
         self.incidents: list[Incident] = []
         self.places: list[Place] = []  #: the lines for all locks, in the order of their ids
+        self.fails = 0  #: reads of logs that will fail
         self.reads: list[set[UUID]] = []  #: runs whose logs were read, look by look
         self.results: dict[UUID, str | None] = {}
         self.held: set[UUID] = set()  #: runs on which nobody takes turns
@@ -68,9 +69,10 @@ class Turned:
         """Go on as another process with this code: nothing is in memory."""
         self.definitions = definitions = Definitions(JsonCodec())
         definitions.sagas = {(saga.name, saga.version): saga for saga in sagas}
+        self.cache = cache = Cache(self._cache_runs)
         self.turns = Turns(
             definitions,
-            Cache(self._cache_runs),
+            cache,
             build="build-1",
             route=lambda task: "celery",
             logs=self._read,
@@ -145,6 +147,8 @@ class Turned:
         addresses = {(a.saga, a.key) for a in arrivals}
         concerned = {a.run for a in arrivals} | {timer.run for timer in due}
         runs = {id: row for id, row in self.rows.items() if id in concerned or (row.saga, row.key) in addresses}
+        # As its host does: the rows of runs that are in memory are not read.
+        runs |= self.cache.rows([run for run in concerned if run is not None], "build-1")
         return Taken(self.now, tuple(arrivals), tuple(due), runs, more=False)
 
     def turn(self, *, starts: bool = True) -> Prepared:
@@ -273,6 +277,9 @@ class Turned:
 
     def _read(self, runs: Iterable[UUID]) -> dict[UUID, Log]:
         asked = set(runs)
+        if self.fails:
+            self.fails -= 1
+            raise ConnectionError("Postgres is gone")
         self.reads.append(asked)
         return {run: list(self.logs[run]) for run in asked if run in self.logs}
 
