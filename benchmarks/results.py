@@ -230,8 +230,8 @@ def _waiting(records: Sequence[Record]) -> str:
     ]
     return (
         f"{_table(rows)}\n{''.join(made)}At rest nothing is sent. Starts and signals are one at a time, to the commit "
-        "of the turn that takes them; a signal goes to any of the runs, most of them not in memory. The memory is as full "
-        "of runs as the cache lets it be.\n"
+        "of the turn that takes them; a signal goes to any of the runs, most of them not in memory. The memory is as "
+        "full of runs as the cache lets it be.\n"
     )
 
 
