@@ -184,5 +184,7 @@ def _timer(timer: OpenTimer, now: datetime) -> str:
         return f"the deadline of {occurrence} is {when}"
     if what == "timer":
         return f"waiting for {occurrence} {when}"
+    if what == "unheard":
+        return f"an attempt of {occurrence} was ended with its run and may still land; its undo begins {when}"
     name = {"action": "retry", "compensation": "retry of the undo", "probe": "probe"}.get(what, what)
     return f"waiting for a {name} of {occurrence} {when}"

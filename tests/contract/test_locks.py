@@ -341,6 +341,7 @@ def test_the_bells_of_sleeping_coordinators_hold_up_no_lock(world: World, coordi
     in_thread(coordinator.ask, request(LIKE_A_BELL)).result(10)
 
     assert doorbell.wait(10).shards == {7}
+    doorbell.wake()
 
 
 # -- who is rung -------------------------------------------------------------------------------------------------------
@@ -352,7 +353,9 @@ def rung(world: World, coordinator: Coordinator, batch: Batch, *shards: int) -> 
     assert doorbell.try_sleep(shards)
     waiting = in_thread(doorbell.wait, 10)
     coordinator.commit(batch)
-    return waiting.result(15)
+    rings = waiting.result(15)
+    doorbell.wake()
+    return rings
 
 
 def test_the_coordinator_of_a_run_is_rung_when_it_is_answered(world: World, coordinator: Coordinator) -> None:

@@ -30,6 +30,12 @@ def child_of(fleet: Fleet, handle: Handle[Any], saga: Any, number: int = 1, tail
     return child
 
 
+def until_told_late(fleet: Fleet, handle: Handle[Any]) -> None:
+    """Wait for the late word of the worker whose attempt was ended with its run."""
+    late = "SELECT count(*) FROM saga.incident WHERE kind = 'OutcomeLate' AND run = %s"
+    fleet.until(lambda: fleet.count(late, handle._need().row.id), "its worker has told what it knows")
+
+
 def test_a_child_has_a_run_of_its_own_whose_result_the_parent_gets(audited: Fleet) -> None:
     handle = audited.start(journey, "plain")
     child = child_of(audited, handle, leg)
@@ -108,6 +114,7 @@ def test_a_terminated_parent_terminates_its_child(audited: Fleet) -> None:
     audited.ends(handle, Status.TERMINATED)
     audited.ends(child, Status.TERMINATED)
     audited.open("terminated-child")
+    until_told_late(audited, child)
 
 
 def test_what_a_terminated_child_left_is_undone_before_its_parent_is_told(audited: Fleet) -> None:
@@ -118,6 +125,7 @@ def test_what_a_terminated_child_left_is_undone_before_its_parent_is_told(audite
     child.terminate()
     audited.until(lambda: audited.status(child) is Status.TERMINATED, "it is terminated")
     audited.open("ended-child")  # its worker comes back after that
+    until_told_late(audited, child)
 
     audited.ends(handle, Status.COMPLETED)
     assert "the child run ended terminated" in handle.result()
@@ -146,6 +154,7 @@ def test_an_undo_that_an_operator_ended_is_taken_up_again_where_it_stood(audited
     first.terminate()
     audited.until(lambda: audited.status(handle) is Status.STALLED, "its parent stands before an operator")
     audited.open("again")
+    until_told_late(audited, first)
     handle.retry("child:leg")
 
     audited.until(lambda: audited.status(handle) is Status.COMPENSATED, "it goes on")

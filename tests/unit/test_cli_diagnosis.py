@@ -143,6 +143,12 @@ def child(status: str, *, reason: str | None = None, open: bool = True, undo: bo
     return Child("child:leg#1", ONE, "leg/1", undo, NOW - timedelta(seconds=5), open, status, reason)
 
 
+def test_an_undo_that_waits_for_what_may_still_land_says_so() -> None:
+    told = reasons(timers=(OpenTimer("unheard:payments.charge#1", NOW + timedelta(seconds=40)),))
+
+    assert "an attempt of payments.charge#1 was ended with its run and may still land" in told
+
+
 def test_a_wait_for_a_child_says_where_it_stands() -> None:
     def told(one: Child) -> str:
         return reasons(waits=Waits(children=(one,)))
