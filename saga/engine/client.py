@@ -289,7 +289,7 @@ class Handle(Generic[Out]):
             UnknownSignal: the saga does not declare this update.
             UnknownRun: there is no such run.
         """
-        found = self._answer_to(id) if id is not None else None
+        found = self._answer_to(self._find(), id) if id is not None else None
         if found is None:
             id = self._signal(update, value, id)
         give_up_at = time.monotonic() + timeout
@@ -298,7 +298,7 @@ class Handle(Generic[Out]):
             looked = self._look()
             ended = looked.found is not None and looked.found.row.ended_at is not None
             assert id is not None
-            found = self._answer_to(id)
+            found = self._answer_to(looked.found, id)
             if found is None and ended:
                 raise RunEnded(f"run {self.address} ended without an answer to update {update.name}")
             if found is None and time.monotonic() >= give_up_at:
@@ -342,8 +342,7 @@ class Handle(Generic[Out]):
         self._tell(EventKind.SIGNAL_RECEIVED, step=id, payload=payload, target=_one_of(session, connection))
         return id
 
-    def _answer_to(self, id: str) -> str | None:
-        found = self._find()
+    def _answer_to(self, found: FoundRun | None, id: str) -> str | None:
         if found is None:
             return None
         with self._installation.database.connection() as connection:
