@@ -187,7 +187,10 @@ class Execution:
 
     def drop(self) -> bool:
         """Let go of the function. False: it survived, and whoever holds it must keep it referenced."""
-        return self._program is None or self._program.kill()
+        if self._program is not None and not self._program.kill():
+            return False
+        self._program = None  # they refer to each other: without this, only the garbage collector would free them
+        return True
 
     # -- inside ----------------------------------------------------------------------------------------------------
 

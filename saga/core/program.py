@@ -101,17 +101,17 @@ class Program:
     def kill(self) -> bool:
         """Throw the function out of memory. False: it survived the throw and must be kept from being collected."""
         self.dead = True
-        if self._greenlet.dead or not self._greenlet:
-            return True
-        self._home = getcurrent()
-        inside.enter()
-        try:
-            self._greenlet.throw(Evicted())
-        except BaseException:  # noqa: S110 - whatever a dying function raises has no one left to hear it
-            pass
-        finally:
-            inside.leave()
-        return bool(self._greenlet.dead)
+        if self._greenlet:
+            self._home = getcurrent()
+            inside.enter()
+            try:
+                self._greenlet.throw(Evicted())
+            except BaseException:  # noqa: S110 - whatever a dying function raises has no one left to hear it
+                pass
+            finally:
+                inside.leave()
+        self.bug = None  # its traceback refers to this program: left there, only the garbage collector would free it
+        return not self._greenlet
 
     # -- called from inside the function ---------------------------------------------------------------------------
 
@@ -127,12 +127,14 @@ class Program:
     def wait_until(self, satisfied: Callable[[], bool]) -> None:
         """Switch out until the state satisfies the condition."""
         self.check_alive()
-        while not satisfied():
-            self._waiting = satisfied
-            assert self._home is not None
-            self._home.switch()
-            self.check_alive()
-        self._waiting = None
+        try:
+            while not satisfied():
+                self._waiting = satisfied
+                assert self._home is not None
+                self._home.switch()
+                self.check_alive()
+        finally:
+            self._waiting = None  # it refers to this program too
 
     def ask(
         self,
