@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -74,12 +73,12 @@ def _measure(
     from benchmarks.command import Part, run
     from benchmarks.finish import Stuck
     from benchmarks.plan import FULL, QUICK
+    from demo_shop.processes import interrupt_on_signals
     from demo_shop.waiting import TookTooLong
     from saga import ConfigurationError
 
     plan = replace(QUICK if quick else FULL, **{name: value for name, value in chosen.items() if value is not None})
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
+    interrupt_on_signals()
     try:
         parts = frozenset(Part(name) for name in only or PARTS)
         run(plan, parts=parts, folder=folder, json_path=json_path, console=console)
@@ -99,12 +98,6 @@ def _print(console: Console, title: str, rows: list[results.Row]) -> None:
         for row in body:
             table.add_row(*row)
         console.print(table)
-
-
-def _interrupt(*_: object) -> None:
-    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)  # a second one must not cut the stopping short
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

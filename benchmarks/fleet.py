@@ -31,7 +31,6 @@ from demo_shop.processes import Child, Supervisor
 from saga.cli import embedded
 from saga.engine import schema
 
-ROOT = Path(__file__).resolve().parent.parent
 TEMPLATE = "bench_template"
 _numbers = itertools.count(1)
 
@@ -45,15 +44,15 @@ class Choice:
     pool: tuple[str, ...]
 
 
+PREFORK_2 = Choice("1 node prefork -c2", 1, ("-P", "prefork", "-c", "2"))
 CHOICES = {
     choice.name: choice
     for choice in (
-        Choice("1 node prefork -c2", 1, ("-P", "prefork", "-c", "2")),
+        PREFORK_2,
         Choice("1 node prefork -c4", 1, ("-P", "prefork", "-c", "4")),
         Choice("2 nodes solo", 2, ("-P", "solo")),
     )
 }
-PREFORK_2, PREFORK_4, SOLO_2 = CHOICES.values()
 
 
 @dataclass(slots=True)
@@ -75,7 +74,7 @@ def open_ground(folder: Path) -> Iterator[Ground]:
     with contextlib.ExitStack() as stack:
         servers = stack.enter_context(embedded.servers(folder))
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-", dir=folder)))
-        supervisor = stack.enter_context(Supervisor(place, ROOT))
+        supervisor = stack.enter_context(Supervisor(place))
         template = servers.create_database(TEMPLATE)
         stack.callback(servers.drop_database, TEMPLATE)
         schema.upgrade(template.owner_url, "saga", grant_to=servers.application_role)

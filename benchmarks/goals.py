@@ -66,17 +66,21 @@ def _waiting(records: list[Record]) -> list[Goal]:
         ("p50 of a start", lambda record: _middle(record, "start_ms"), {"at_most": CROWDED_LATENCY_MAX}),
         ("p50 of a signal", lambda record: _middle(record, "signal_ms"), {"at_most": CROWDED_LATENCY_MAX}),
     ):
-        empty = {record.round: value(record) for record in records if not record.values["crowded"]}
-        ratios = [value(record) / empty[record.round] for record in crowded if record.round in empty]
-        said, reached = _judged(ratios, **limits)
+        said, reached = _judged(_of_empty(records, value), **limits)
         limit = f"≥ {limits['at_least']}" if "at_least" in limits else f"≤ {limits['at_most']}"
         found.append(Goal(f"{what} with {runs} that wait, of that without", limit, said, reached))
-    cost = {r.round: r.values["coordinator_ms_per_saga"] for r in records if not r.values["crowded"]}
-    ratios = [r.values["coordinator_ms_per_saga"] / cost[r.round] for r in crowded if cost.get(r.round)]
+    ratios = _of_empty(records, lambda record: float(record.values["coordinator_ms_per_saga"]))
     if ratios:
         said = _judged(ratios)[0]
         found.append(Goal(f"coordinator CPU a saga with {runs} that wait, of that without", "-", said, None))
     return found
+
+
+def _of_empty(records: list[Record], value: Callable[[Record], float]) -> list[float]:
+    """Return the value with the crowd over the one without, for each round that has both."""
+    empty = {record.round: value(record) for record in records if not record.values["crowded"]}
+    crowded = [record for record in records if record.values["crowded"]]
+    return [value(record) / empty[record.round] for record in crowded if empty.get(record.round)]
 
 
 def _middle(record: Record, name: str) -> float:
@@ -123,13 +127,13 @@ def _against_chain(plain: list[Record], chain_best: str) -> list[Goal]:
         Goal(
             f"the same throughput, ours without ack emulation ({chain_best})",
             "-",
-            _judged(unacked, at_least=0)[0],
+            _judged(unacked)[0],
             None,
         ),
         Goal(
             f"the same idle p50, ours without ack emulation ({chain_best})",
             "-",
-            _judged(unacked_latency, at_least=0)[0],
+            _judged(unacked_latency)[0],
             None,
         ),
     ]
@@ -139,7 +143,7 @@ def _with_events(four: list[Record]) -> list[Goal]:
     sent = [record for record in four if record.values["events"]]
     choices = {record.choice for record in sent}
     return [
-        Goal(f"throughput, of the chain's, both with {choice} -E", "-", _judged(ratios, at_least=0)[0], None)
+        Goal(f"throughput, of the chain's, both with {choice} -E", "-", _judged(ratios)[0], None)
         for choice in sorted(choices)
         if (ratios := _ratios(sent, choice, choice, _throughput))
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import psutil
@@ -14,27 +14,29 @@ Roles = Mapping[str, Sequence[psutil.Process]]
 
 def cpu_seconds(roles: Roles) -> dict[str, float]:
     """Return the CPU time that the processes of each role have used, user and system."""
-    spent: dict[str, float] = {}
-    for role, processes in roles.items():
-        total = 0.0
-        for process in processes:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                times = process.cpu_times()
-                total += times.user + times.system
-        spent[role] = total
-    return spent
+
+    def spent(process: psutil.Process) -> float:
+        times = process.cpu_times()
+        return float(times.user + times.system)
+
+    return {role: _sum(processes, spent) for role, processes in roles.items()}
 
 
 def memory_mib(roles: Roles) -> dict[str, float]:
     """Return the resident memory of each role in MiB, all its processes together; shared pages count in each."""
-    held: dict[str, float] = {}
-    for role, processes in roles.items():
-        total = 0
-        for process in processes:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                total += process.memory_info().rss
-        held[role] = round(total / 2**20, 1)
-    return held
+    return {
+        role: round(_sum(processes, lambda process: process.memory_info().rss) / 2**20, 1)
+        for role, processes in roles.items()
+    }
+
+
+def _sum(processes: Sequence[psutil.Process], read: Callable[[psutil.Process], float]) -> float:
+    """Add up what processes say of themselves; one that has ended says nothing."""
+    total = 0.0
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            total += read(process)
+    return total
 
 
 @dataclass(frozen=True, slots=True)

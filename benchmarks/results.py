@@ -101,13 +101,11 @@ def _conditions(records: Sequence[Record]) -> str:
 
 
 def _goals(records: Sequence[Record]) -> str:
-    rows = goal_rows(records)
-    return _table(rows) if len(rows) > 1 else ""
+    return _table(goal_rows(records))
 
 
 def _speed(records: Sequence[Record]) -> str:
-    rows = speed_rows(records)
-    return _table(rows) if len(rows) > 1 else ""
+    return _table(speed_rows(records))
 
 
 def _cpu(records: Sequence[Record]) -> str:
@@ -128,10 +126,10 @@ def _written(records: Sequence[Record]) -> str:
         return [spread((record.values["written"][name] for record in found), digits=1) for name in names]
 
     table = _by_group(records, ["commits", "fsyncs", "WAL bytes", "transactions, also reading"], cells)
-    source = of(records, "four")
-    if not source:
+    if not table:
         return ""
-    return f"{table}\nCommits: {source[0].values['commits_from']}. Fsyncs: {source[0].values['fsyncs_from']}.\n"
+    source = of(records, "four")[0].values
+    return f"{table}\nCommits: {source['commits_from']}. Fsyncs: {source['fsyncs_from']}.\n"
 
 
 def _memory(records: Sequence[Record]) -> str:
@@ -158,7 +156,7 @@ def _length(records: Sequence[Record]) -> str:
                 str(same[0].values["in_flight"]),
             )
         )
-    return _table(rows) if found else ""
+    return _table(rows)
 
 
 def _lengths_of(found: list[Record]) -> list[tuple[int, int | None]]:
@@ -267,7 +265,7 @@ def _hops(records: Sequence[Record]) -> str:
     for record in of(records, "hops"):
         for hop in record.values["hops"]:
             rows.append((hop["meaning"], f"{hop['p50_ms']:.2f}", f"{hop['p99_ms']:.2f}"))
-    return _table(rows) if len(rows) > 1 else ""
+    return _table(rows)
 
 
 def _profile(records: Sequence[Record]) -> str:
@@ -286,7 +284,7 @@ def _profile(records: Sequence[Record]) -> str:
 def _by_group(records: Sequence[Record], head: list[str], cells: Callable[[list[Record]], list[str]]) -> str:
     rows: list[Row] = [("system", "workers", *head)]
     rows += [(TITLES[found[0].system], _choice(found[0]), *cells(found)) for found in _groups(records)]
-    return _table(rows) if len(rows) > 1 else ""
+    return _table(rows)
 
 
 def _groups(records: Sequence[Record]) -> list[list[Record]]:
@@ -304,6 +302,9 @@ def _choice(record: Record) -> str:
 
 
 def _table(rows: Sequence[Row]) -> str:
+    """Return a head and its rows as Markdown; nothing where there are no rows."""
     head, *body = rows
+    if not body:
+        return ""
     lines = [head, ["---"] * len(head), *body]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +9,6 @@ from typing import NoReturn
 
 import click
 from rich.console import Console
-
-_ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @click.group()
@@ -95,12 +92,12 @@ def evolution(orders: int, kills: int, seed: int, patience_seconds: float, json_
 
 def _exit_with(make: Callable[[Console], int]) -> NoReturn:
     """Make a run and exit with its code: 2 when it could not be made, 130 when it was interrupted."""
+    from demo_shop.processes import interrupt_on_signals
     from demo_shop.waiting import TookTooLong
     from saga import ConfigurationError
 
     console = Console()
-    for number in _ENDINGS:
-        signal.signal(number, _interrupt)
+    interrupt_on_signals()
     try:
         sys.exit(make(console))
     except (ConfigurationError, TookTooLong) as error:
@@ -109,13 +106,6 @@ def _exit_with(make: Callable[[Console], int]) -> NoReturn:
     except KeyboardInterrupt:
         console.print("Interrupted; everything that was started is stopped.", style="yellow")
         sys.exit(130)
-
-
-def _interrupt(*_: object) -> None:
-    # A second signal must not cut the stopping short.
-    for number in _ENDINGS:
-        signal.signal(number, signal.SIG_IGN)
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -97,15 +97,18 @@ class Chaos:
         supervisor: Supervisor,
         workers: dict[str, str],
         coordinators: Sequence[str],
-        database: Server | None,
-        announce_sale: Callable[[int], None],
         over_seconds: float,
         seed: int,
+        database: Server | None = None,
+        announce_sale: Callable[[int], None] | None = None,
     ) -> None:
-        """Plan; `workers` maps the supervisor's names of the worker nodes to their Celery node names."""
-        self.kinds = tuple(kinds)
+        """Plan; `workers` maps the supervisor's names of the worker nodes to their Celery node names.
+
+        What stops the database needs it, and what flushes the broker needs a sale that fills the queue.
+        """
+        self._kinds = tuple(kinds)
         self.kills: list[Kill] = []
-        self.error: BaseException | None = None
+        self._error: BaseException | None = None
         self._lookout = lookout
         self._supervisor = supervisor
         self._workers = workers
@@ -128,6 +131,14 @@ class Chaos:
         """Say whether all kills have struck, or have been given up."""
         return not self._strikes.is_alive()
 
+    @property
+    def complaints(self) -> list[str]:
+        """What did not go as planned."""
+        found = [] if self._error is None else [f"the kills ended early: {self._error!r}"]
+        if len(self.counted) < len(self._kinds):
+            found.append(f"only {len(self.counted)} of {len(self._kinds)} kills met work in flight")
+        return found
+
     def start(self) -> None:
         """Begin."""
         self._strikes.start()
@@ -142,16 +153,16 @@ class Chaos:
 
     def _strike_all(self) -> None:
         # The last tenth of the time has no kills, so that the last ones meet orders too.
-        gap = self._over_seconds * 0.9 / max(1, len(self.kinds))
+        gap = self._over_seconds * 0.9 / max(1, len(self._kinds))
         began = time.monotonic()
         try:
-            for number, kind in enumerate(self.kinds):
+            for number, kind in enumerate(self._kinds):
                 due = began + gap * (number + 0.5)
                 if self._stop.wait(max(0.0, due - time.monotonic())):
                     return
                 self._strike_until_it_counts(kind)
         except BaseException as error:
-            self.error = error
+            self._error = error
             raise
 
     def _strike_until_it_counts(self, kind: KillKind) -> None:
@@ -210,6 +221,7 @@ class Chaos:
         return None
 
     def _flush_the_broker(self) -> Kill | None:
+        assert self._announce_sale is not None
         self._announce_sale(SALE_ORDERS)
         until = time.monotonic() + VICTIM_SECONDS
         while self._lookout.queue_length() < QUEUED_MIN:

@@ -6,9 +6,7 @@ service's id of the event goes along, so that what is told twice is one. It must
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -115,16 +113,7 @@ def _told(definition: Saga[Any, Any], key: str) -> dict[str, Any]:
 @click.option("--port", type=click.IntRange(0, 65535), default=0, show_default=True, help="0 takes a free one.")
 def open_desk(port: int) -> None:
     """Listen until a signal; the address is printed first."""
-    server = JsonServer(port, _Handler)
-
-    def stop(*_: object) -> None:
-        threading.Thread(target=server.shutdown, daemon=True).start()
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
-    print(server.url, flush=True)
-    server.serve_forever(poll_interval=0.1)
-    server.server_close()
+    JsonServer(port, _Handler).serve_until_signal()
 
 
 if __name__ == "__main__":

@@ -5,12 +5,12 @@ It gathers and must not judge.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from demo_shop.journal import JOURNAL, accepted_orders, read_journal
+from demo_shop.orders import PlannedOrder
 from demo_shop.services.catalogue import SERVICES
 from demo_shop.services.ledger import Record, read_ledger
 
@@ -25,35 +25,33 @@ class Opinion:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """All that is known at the end of a run. `accepted` maps order ids to their saga, by the client's own journal.
+    """All that is known at the end of a run. `accepted` are the ids of the orders, by the client's own journal.
 
     `planted` are the orders of which the plan makes an undo fail for good; `asked` those the client ever asked for.
     """
 
-    accepted: Mapping[str, str]
+    accepted: Collection[str]
     ledgers: Mapping[str, Record]
     opinions: Mapping[str, Opinion] = field(default_factory=dict)
     planted: frozenset[str] = frozenset()
     asked: frozenset[str] = frozenset()
 
 
-def read_journal(path: Path) -> list[dict[str, Any]]:
-    """Read the client's journal; a last line that a kill cut short was promised to nobody and is left out."""
-    entries = []
-    for line in path.read_text().splitlines(keepends=True) if path.exists() else []:
-        if line.endswith("\n"):
-            entries.append(json.loads(line))
-    return entries
+def gather(folder: Path, planned: Iterable[PlannedOrder], opinions: Mapping[str, Opinion]) -> Evidence:
+    """Read the journal and the ledgers in the folder of a run, once nothing writes to them any more."""
+    entries = read_journal(folder / JOURNAL)
+    return Evidence(
+        accepted=accepted_orders(entries),
+        ledgers=read_ledgers(folder, SERVICES),
+        opinions=opinions,
+        planted=frozenset(order.order.id for order in planned if order.stalls),
+        asked=frozenset(entry["order"] for entry in entries),
+    )
 
 
-def accepted_orders(journal: list[dict[str, Any]]) -> dict[str, str]:
-    """Return the saga of each order that the engine accepted, by order id."""
-    return {entry["order"]: entry["saga"] for entry in journal if entry["said"] == "accepted"}
-
-
-def read_ledgers(folder: Path) -> dict[str, Record]:
-    """Read the ledger of each service."""
-    return {name: read_ledger(ledger_path(folder, name)) for name in SERVICES}
+def read_ledgers(folder: Path, services: Iterable[str]) -> dict[str, Record]:
+    """Read the ledgers of services, by their names."""
+    return {name: read_ledger(ledger_path(folder, name)) for name in services}
 
 
 def ledger_path(folder: Path, service: str) -> Path:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import threading
 from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -24,6 +26,19 @@ class JsonServer(ThreadingHTTPServer):
     def url(self) -> str:
         """Where it can be reached."""
         return f"http://127.0.0.1:{self.server_port}"
+
+    def serve_until_signal(self) -> None:
+        """Print the address, and serve until SIGTERM or SIGINT."""
+
+        def stop(*_: object) -> None:
+            # In a thread, since it waits for the loop that this handler interrupts.
+            threading.Thread(target=self.shutdown, daemon=True).start()
+
+        signal.signal(signal.SIGTERM, stop)
+        signal.signal(signal.SIGINT, stop)
+        print(self.url, flush=True)
+        self.serve_forever(poll_interval=0.1)
+        self.server_close()
 
 
 class JsonHandler(BaseHTTPRequestHandler):

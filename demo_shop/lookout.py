@@ -19,7 +19,6 @@ from celery import Celery
 from psycopg import sql
 
 from demo_shop.evidence import Opinion
-from saga.cli.chaos import LostMessage, queued_messages
 from saga.core.events import EventKind
 
 #: What a look raises when database or broker are down.
@@ -145,11 +144,6 @@ class Lookout:
     def heads(self, runs: Collection[UUID]) -> dict[UUID, int]:
         """Return how far the logs of these runs have come."""
         return dict(self._rows("SELECT id, head FROM {s}.run WHERE id = ANY(%(runs)s)", runs=list(runs)))
-
-    def queued(self) -> list[LostMessage]:
-        """Return the messages that wait in the queue."""
-        with self.broker() as client:
-            return queued_messages(client, self.queue)
 
     def queue_length(self) -> int:
         """Count the messages that wait in the queue."""

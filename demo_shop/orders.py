@@ -6,7 +6,7 @@ Fates are dealt like cards, in fixed shares, rather than thrown like dice: any s
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from demo_shop.services.switches import Fault, FaultKind, Script
@@ -124,7 +124,7 @@ def plan_orders(count: int, *, seed: int, over_seconds: float) -> list[PlannedOr
     return [_plan(number, fate, after, rng) for number, (fate, after) in enumerate(zip(fates, starts, strict=True), 1)]
 
 
-def scripts_of(orders: list[PlannedOrder]) -> Mapping[str, Script]:
+def scripts_of(orders: Iterable[PlannedOrder]) -> Mapping[str, Script]:
     """Return what the services must know of the orders, by order id."""
     return {planned.order.id: planned.script for planned in orders}
 

@@ -18,6 +18,8 @@ from types import TracebackType
 from demo_shop.undertaker import VARIABLE, sweep
 from saga.cli.chaos import kill_group
 
+#: The checkout, in which everything runs.
+ROOT = Path(__file__).resolve().parent.parent
 #: Seconds that a process has to end by itself before it is killed.
 STOP_SECONDS = 8.0
 #: Seconds between the death of a process and its successor's start: what a watchful supervisor takes.
@@ -52,10 +54,9 @@ class Child:
 class Supervisor:
     """Keeps children running until it is left; leaving it ends them all, whatever happened."""
 
-    def __init__(self, folder: Path, root: Path) -> None:
-        """Keep the logs in `folder`, and run everything in `root`."""
+    def __init__(self, folder: Path) -> None:
+        """Keep the logs in `folder`."""
         self.folder = folder
-        self.root = root
         self.children: dict[str, Child] = {}
         self._mark = uuid.uuid4().hex
         self._lock = threading.RLock()
@@ -65,8 +66,7 @@ class Supervisor:
     def __enter__(self) -> Supervisor:
         # It sees to the case that this process is killed and can stop nothing itself.
         command = [sys.executable, "-m", "demo_shop.undertaker", self._mark]
-        root = Path(__file__).resolve().parent.parent
-        self._undertaker = subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, start_new_session=True)
+        self._undertaker = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, start_new_session=True)
         return self
 
     def __exit__(
@@ -153,7 +153,7 @@ class Supervisor:
         with log.open("ab") as output:
             return subprocess.Popen(
                 list(command),
-                cwd=self.root,
+                cwd=ROOT,
                 env={**os.environ, **environment, VARIABLE: self._mark},
                 stdin=subprocess.PIPE,
                 bufsize=0,
@@ -161,6 +161,19 @@ class Supervisor:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+
+
+def interrupt_on_signals() -> None:
+    """Let SIGTERM and SIGHUP raise KeyboardInterrupt, as Ctrl-C does; a second signal cannot cut the stopping short."""
+    endings = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def interrupt(*_: object) -> None:
+        for number in endings:
+            signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    for number in endings:
+        signal.signal(number, interrupt)
 
 
 def _close_input(process: subprocess.Popen[bytes]) -> None:

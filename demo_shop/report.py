@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from demo_shop.chaos import Kill, KillKind
-from demo_shop.verdict import Verdict
+from demo_shop.verdict import Finding, Verdict
 
 #: Seconds between two plain lines where there is no terminal.
 LINE_SECONDS = 5.0
@@ -115,10 +115,10 @@ def _table(snapshot: Snapshot, seconds: float, flower_url: str) -> Group:
     return Group(orders, kills_table(snapshot.kills, snapshot.kills_planned), Text(f"Flower: {flower_url}"))
 
 
-def kills_table(kills: Sequence[Kill], planned: int) -> Table:
+def kills_table(kills: Sequence[Kill], planned: int | None = None) -> Table:
     """Return the kills as a table: what each met, and how long it took what it met to go on."""
     counted = sum(kill.counts for kill in kills)
-    table = Table(title=f"Kills, {counted} of {planned}", title_justify="left")
+    table = Table(title=f"Kills, {counted} of {counted if planned is None else planned}", title_justify="left")
     for column in ("kind", "victim", "held", "runs that went on", "slowest"):
         table.add_column(column)
     for kill in kills:
@@ -135,7 +135,7 @@ def kills_table(kills: Sequence[Kill], planned: int) -> Table:
 
 def print_outcome(console: Console, outcome: Outcome) -> None:
     """Print the kills, the figures and the verdict."""
-    console.print(kills_table(outcome.kills, len([kill for kill in outcome.kills if kill.counts])))
+    console.print(kills_table(outcome.kills))
     if outcome.kills:
         console.print("Kills overlap: the next one may set back the runs that the last one held.\n", style="dim")
     figures = Table(title="The ledgers of the four services against the client's own file", title_justify="left")
@@ -146,21 +146,26 @@ def print_outcome(console: Console, outcome: Outcome) -> None:
         if name not in {"findings", "complaints", "kill_records", "recovery_seconds_by_kind"}:
             figures.add_row(name.replace("_", " "), shown)
     console.print(figures)
-    for finding in outcome.verdict.findings:
+    good = "every accepted order is done in full, undone in full, or stalled where that was planted."
+    print_verdict(console, outcome.verdict.findings, (*outcome.verdict.complaints, *outcome.complaints), good=good)
+
+
+def print_verdict(console: Console, findings: Sequence[Finding], complaints: Sequence[str], *, good: str) -> None:
+    """Print all that is wrong or, where nothing is, what is good."""
+    for finding in findings:
         console.print(f"{finding.order}: {finding.wrong.value}: {finding.detail}", style="red", highlight=False)
-    for complaint in (*outcome.verdict.complaints, *outcome.complaints):
+    for complaint in complaints:
         console.print(f"- {complaint}", style="red", highlight=False)
-    if outcome.good:
-        verdict = "GOOD: every accepted order is done in full, undone in full, or stalled where that was planted."
-        console.print(verdict, style="bold green")
-    else:
+    if findings or complaints:
         console.print("BAD: see above.", style="bold red")
+    else:
+        console.print(f"GOOD: {good}", style="bold green")
 
 
-def write_json(path: Path, outcome: Outcome) -> None:
-    """Write the outcome as JSON; the folder is made if it is missing."""
+def write_json(path: Path, document: Mapping[str, Any]) -> None:
+    """Write what a demo came to; the folder is made if it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(summary(outcome), indent=2) + "\n")
+    path.write_text(json.dumps(document, indent=2) + "\n")
 
 
 def write_logs(path: Path, logs: Mapping[str, Sequence[str]]) -> None:

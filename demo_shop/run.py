@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 import sys
 import time
 from collections.abc import Mapping
@@ -13,16 +12,27 @@ from pathlib import Path
 from rich.console import Console
 
 from demo_shop.chaos import FLUSH_ORDERS_MIN, Chaos, KillKind, plan_kills
-from demo_shop.evidence import Evidence, accepted_orders, read_journal, read_ledgers
+from demo_shop.evidence import gather
+from demo_shop.journal import JOURNAL, accepted_orders, read_journal
 from demo_shop.lookout import UNREACHABLE, Lookout
 from demo_shop.orders import plan_orders, scripts_of
-from demo_shop.processes import Supervisor
-from demo_shop.report import Board, Outcome, Snapshot, print_outcome, write_json, write_logs
+from demo_shop.processes import ROOT, Supervisor
+from demo_shop.report import Board, Outcome, Snapshot, print_outcome, summary, write_json, write_logs
 from demo_shop.services.catalogue import SERVICES
-from demo_shop.stage import QUEUE, ROOT, SCHEMA, mending, start_engine, start_services, wait_until_up, workplace
+from demo_shop.stage import (
+    SCHEMA,
+    environment_of,
+    lookout_of,
+    mending,
+    start_engine,
+    start_services,
+    wait_until_up,
+    workplace,
+)
 from demo_shop.tables import fresh_tables
 from demo_shop.verdict import judge
 from saga.cli import embedded
+from saga.cli.embedded.kept import free_port
 
 COORDINATORS = ("coordinator-1", "coordinator-2")
 WORKERS = ("worker-1", "worker-2")
@@ -58,28 +68,26 @@ def run(options: Options, console: Console) -> int:
         ConfigurationError: the servers cannot be started, or the named database is in use.
         TookTooLong: the processes did not come up.
     """
-    began = time.monotonic()
     with workplace(console) as place:
-        outcome = _run_in(place.folder, options, console, began)
+        outcome = _run_in(place.folder, options, console)
         print_outcome(console, outcome)
         if options.json_path is not None:
-            write_json(options.json_path, outcome)
+            write_json(options.json_path, summary(outcome))
         place.keeps = not outcome.good
     return 0 if outcome.good else 1
 
 
-def _run_in(folder: Path, options: Options, console: Console, began: float) -> Outcome:
+def _run_in(folder: Path, options: Options, console: Console) -> Outcome:
+    began = time.monotonic()
     planned = plan_orders(options.orders, seed=options.seed, over_seconds=options.over_seconds)
-    journal = folder / "client.jsonl"
+    journal = folder / JOURNAL
     with contextlib.ExitStack() as stack:
         servers = stack.enter_context(embedded.servers(ROOT / ".saga"))
         stack.enter_context(fresh_tables(servers, SCHEMA))
-        lookout = Lookout(database_url=servers.database_url, broker_url=servers.broker_url, schema=SCHEMA, queue=QUEUE)
-        supervisor = stack.enter_context(Supervisor(folder, ROOT))
+        lookout = lookout_of(servers)
+        supervisor = stack.enter_context(Supervisor(folder))
         environment = {
-            "SAGA_DATABASE_URL": servers.database_url,
-            "CELERY_BROKER_URL": servers.broker_url,
-            "SHOP_LEASE_SECONDS": str(options.lease_seconds),
+            **environment_of(servers, lease_seconds=options.lease_seconds),
             **start_services(supervisor, folder, tuple(SERVICES.values()), scripts_of(planned)),
         }
         nodes = start_engine(supervisor, environment, coordinators=COORDINATORS, workers=WORKERS)
@@ -101,10 +109,10 @@ def _run_in(folder: Path, options: Options, console: Console, began: float) -> O
             supervisor=supervisor,
             workers=nodes,
             coordinators=COORDINATORS,
-            database=servers.postgres,
-            announce_sale=lambda customers: supervisor.tell(SHOPFRONT, f"sale {customers}"),
             over_seconds=options.over_seconds,
             seed=options.seed,
+            database=servers.postgres,
+            announce_sale=lambda customers: supervisor.tell(SHOPFRONT, f"sale {customers}"),
         )
         stack.callback(chaos.stop)
         chaos.start()
@@ -118,24 +126,12 @@ def _run_in(folder: Path, options: Options, console: Console, began: float) -> O
         unexpected = supervisor.unexpected_ends()
         # Whatever a worker still has in hand ends here, so that no effect can follow the look at the ledgers.
         supervisor.stop_all()
-        entries = read_journal(journal)
-        accepted = accepted_orders(entries)
-        evidence = Evidence(
-            accepted=accepted,
-            ledgers=read_ledgers(folder),
-            opinions=opinions,
-            planted=frozenset(order.order.id for order in planned if order.stalls),
-            asked=frozenset(entry["order"] for entry in entries),
-        )
-        verdict = judge(evidence)
+        verdict = judge(gather(folder, planned, opinions))
         if verdict.findings:
             write_logs(folder / "runs.txt", lookout.logs({found.order for found in verdict.findings}))
-    if chaos.error is not None:
-        complaints.append(f"the kills ended early: {chaos.error!r}")
-    if len(chaos.counted) < options.kills:
-        complaints.append(f"only {len(chaos.counted)} of {options.kills} kills met work in flight")
-    if len(accepted) < options.orders:
-        complaints.append(f"only {len(accepted)} of {options.orders} orders were accepted")
+    complaints += chaos.complaints
+    if verdict.orders < options.orders:
+        complaints.append(f"only {verdict.orders} of {options.orders} orders were accepted")
     return Outcome(
         verdict=verdict,
         kills=chaos.kills,
@@ -148,9 +144,7 @@ def _run_in(folder: Path, options: Options, console: Console, began: float) -> O
 
 
 def _start_flower(supervisor: Supervisor, environment: Mapping[str, str]) -> str:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "celery", "-A", "tasks", "flower", "--address=127.0.0.1", f"--port={port}"]
     supervisor.start("flower", command, environment)
     return f"http://127.0.0.1:{port}"

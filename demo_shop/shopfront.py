@@ -6,39 +6,26 @@ brings the next N customers in at once; the end of its input ends it. It must no
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
 
 import click
 
 from demo_shop.app import checkout, express
-from demo_shop.orders import EXPRESS, PlannedOrder, plan_orders
+from demo_shop.journal import Journal
+from demo_shop.orders import PlannedOrder, plan_orders
 from saga import RunEnded, RunExists, ValueRefused
+
+SAGAS = {definition.name: definition for definition in (checkout, express)}
 
 #: Seconds between two tries when the engine cannot be asked.
 AGAIN_SECONDS = 0.2
 #: Seconds after which an order that could not be started, or cancelled, is given up.
 PATIENCE_SECONDS = 60.0
-
-
-class Journal:
-    """The client's own file: what it asked, and what it was told, one durable JSON line each."""
-
-    def __init__(self, path: Path) -> None:
-        self._file: IO[str] = path.open("a")
-
-    def write(self, said: str, planned: PlannedOrder) -> None:
-        """Append a line and flush it to the disk before anything else happens."""
-        entry = {"at": time.time(), "said": said, "order": planned.order.id, "saga": planned.saga}
-        self._file.write(json.dumps(entry) + "\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
 
 
 class Sale:
@@ -69,9 +56,8 @@ def serve_customers(planned: list[PlannedOrder], journal: Journal, sale: Sale) -
     cancels: list[tuple[float, PlannedOrder]] = []
 
     def start(order: PlannedOrder) -> None:
-        definition = express if order.saga == EXPRESS else checkout
         journal.write("asked", order)
-        if _persist(lambda: definition.start(order.order, id=order.order.id)):
+        if _persist(lambda: SAGAS[order.saga].start(order.order, id=order.order.id)):
             journal.write("accepted", order)
         if order.cancels_after_seconds is not None:
             cancels.append((time.monotonic() + order.cancels_after_seconds, order))
@@ -81,9 +67,8 @@ def serve_customers(planned: list[PlannedOrder], journal: Journal, sale: Sale) -
             if due > now:
                 break
             cancels.remove((due, order))
-            definition = express if order.saga == EXPRESS else checkout
             journal.write("cancel asked", order)
-            asked = _persist(definition.handle(order.order.id).cancel)
+            asked = _persist(SAGAS[order.saga].handle(order.order.id).cancel)
             journal.write("cancel accepted" if asked else "cancel refused", order)
 
     for order in planned:

@@ -19,17 +19,19 @@ from rich.console import Console
 
 from demo_shop.evidence import ledger_path
 from demo_shop.lookout import Lookout
-from demo_shop.processes import Supervisor
+from demo_shop.processes import ROOT, Supervisor
 from demo_shop.services.catalogue import ServiceKind
 from demo_shop.services.switches import Script, write_scripts
 from demo_shop.waiting import wait_for
+from saga.cli.embedded import Servers
 
-ROOT = Path(__file__).resolve().parent.parent
 SCHEMA = "saga"
 QUEUE = "shop"
 
 #: Seconds that processes have to come up.
 START_SECONDS = 60.0
+#: What there is to look into after a run that was judged.
+LEAVES = "The processes' logs, the ledgers, the client's file and the logs of what is wrong"
 
 
 @dataclass(slots=True)
@@ -41,11 +43,11 @@ class Workplace:
 
 
 @contextlib.contextmanager
-def workplace(console: Console) -> Iterator[Workplace]:
+def workplace(console: Console, *, prefix: str = "demo-", leaves: str = LEAVES) -> Iterator[Workplace]:
     """Make a folder for one run of a demo; where the run fails, or asks for it, it is kept and named."""
     parent = ROOT / ".saga"
     parent.mkdir(exist_ok=True)
-    place = Workplace(Path(tempfile.mkdtemp(prefix="demo-", dir=parent)))
+    place = Workplace(Path(tempfile.mkdtemp(prefix=prefix, dir=parent)))
     try:
         yield place
     except KeyboardInterrupt:
@@ -55,12 +57,23 @@ def workplace(console: Console) -> Iterator[Workplace]:
         console.print(f"The processes' logs are in {place.folder}", soft_wrap=True)
         raise
     if place.keeps:
-        console.print(
-            f"The processes' logs, the ledgers, the client's file and the logs of what is wrong are in {place.folder}",
-            soft_wrap=True,
-        )
+        console.print(f"{leaves} are in {place.folder}", soft_wrap=True)
     else:
         shutil.rmtree(place.folder)
+
+
+def lookout_of(servers: Servers) -> Lookout:
+    """Return whoever looks at the engine on these servers."""
+    return Lookout(database_url=servers.database_url, broker_url=servers.broker_url, schema=SCHEMA, queue=QUEUE)
+
+
+def environment_of(servers: Servers, *, lease_seconds: float) -> dict[str, str]:
+    """Return what the engine's processes, and its clients, read from their environment."""
+    return {
+        "SAGA_DATABASE_URL": servers.database_url,
+        "CELERY_BROKER_URL": servers.broker_url,
+        "SHOP_LEASE_SECONDS": str(lease_seconds),
+    }
 
 
 def start_services(

@@ -5,6 +5,7 @@ from saga.core.current import current
 from saga.core.definition import Step, VoidStep
 from saga.core.errors import (
     Abort,
+    AcceptanceUnknown,
     ChildFailed,
     ConfigurationError,
     DecodeFailed,
@@ -61,6 +62,7 @@ __all__ = [
     "StallReason",
     "Status",
     # errors
+    "AcceptanceUnknown",
     "ChildFailed",
     "ConfigurationError",
     "DecodeFailed",

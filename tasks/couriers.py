@@ -3,9 +3,6 @@
 That a courier has picked up or handed over comes later, and not to the step: the service tells the shop.
 """
 
-# An undo is handed the result and the inputs, whether it needs them or not.
-# ruff: noqa: ARG001
-
 from __future__ import annotations
 
 from saga import current, step

@@ -3,9 +3,6 @@
 The officer's decision on a case comes later, and not to the step: their office tells the shop, which tells the run.
 """
 
-# An undo is handed the result and the inputs, whether it needs them or not.
-# ruff: noqa: ARG001
-
 from __future__ import annotations
 
 from saga import Retry, current, step

@@ -4,9 +4,6 @@ The mail service ignores idempotency keys: what stands between a customer and tw
 a second attempt. A mail that is still on its way when the probe looks is doubled all the same.
 """
 
-# An undo is handed the result and the inputs, whether it needs them or not.
-# ruff: noqa: ARG001
-
 from __future__ import annotations
 
 from saga import Retry, current, step

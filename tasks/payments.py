@@ -1,8 +1,5 @@
 """Charging a card and giving the money back. It must not know which saga asks for it."""
 
-# An undo is handed the result and the inputs, whether it needs them or not.
-# ruff: noqa: ARG001
-
 from __future__ import annotations
 
 from saga import Retry, current, step

@@ -3,9 +3,6 @@
 The signature comes later, and not to the step: the signing service tells the shop, which tells the run.
 """
 
-# An undo is handed the result and the inputs, whether it needs them or not.
-# ruff: noqa: ARG001
-
 from __future__ import annotations
 
 from saga import current, step

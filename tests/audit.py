@@ -29,8 +29,10 @@ from saga.core.events import (
     token_of,
 )
 from saga.core.execution import Execution
+from saga.core.fold import apply
 from saga.core.lifecycle import ENDED, TRANSITIONS, StallReason, Status
 from saga.core.outcome import unwrap
+from saga.core.remains import remains_of
 from saga.core.state import State
 from saga.engine.codec import JsonCodec
 from saga.engine.store.logs import event_of
@@ -257,10 +259,9 @@ class Audit:
         before: Status | None = None
         try:
             if run.undoes:
-                state = State(run.undoes[0].row["id"])
-                state.take_back(event for undone in run.undoes for event in undone.events)
+                state = remains_of(run.undoes[0].row["id"], (event for undone in run.undoes for event in undone.events))
             for event in run.events:
-                state.apply(event)
+                apply(state, event)
                 if before is None or state.status is not before:
                     if (before, state.status) not in TRANSITIONS:
                         self._found("I16", run.address, f"{before} -> {state.status} at {event.seq}")

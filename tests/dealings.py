@@ -16,10 +16,13 @@ from uuid import UUID
 
 from saga.core.effects import StartChild
 from saga.core.events import TERMINAL, Event, EventKind, parent_of
+from saga.core.fold import apply
 from saga.core.lifecycle import ENDED, Status
 from saga.core.outcome import unwrap
+from saga.core.pinned import ChildLink, LockLink
+from saga.core.remains import remains_of
 from saga.core.state import State
-from saga.core.tracks import ChildLink, LockLink, StepState
+from saga.core.tracks import StepState
 
 if TYPE_CHECKING:
     from tests.audit import Run
@@ -231,12 +234,12 @@ def _answer_to(status: Status, *, undo: bool) -> EventKind | None:
 
 def _dealing_of(run: Run) -> Dealing | None:
     """Fold a run, keeping what it asked for; None where its log does not fold, which is found elsewhere."""
-    state = State(run.undoes[0].row["id"] if run.undoes else run.row["id"])
+    state = State(run.row["id"])
     try:
         if run.undoes:
-            state.take_back(event for undone in run.undoes for event in undone.events)
+            state = remains_of(run.undoes[0].row["id"], (event for undone in run.undoes for event in undone.events))
         for event in run.events:
-            state.apply(event)
+            apply(state, event)
     except Exception:
         return None
     dealing = Dealing(run, state)

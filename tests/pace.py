@@ -5,8 +5,8 @@ It knows the names of constants and nothing else.
 
 from __future__ import annotations
 
+import saga.core.attempts
 import saga.core.policy
-import saga.core.state
 import saga.engine.coordinator
 import saga.engine.heart
 import saga.engine.messages
@@ -29,7 +29,7 @@ LOST_MAX = 3
 def quicken(*, settling_seconds: float = 1.0, answer_seconds: float = saga.engine.store.connect.ANSWER_SECONDS) -> None:
     """Shorten the graces and periods in this process."""
     saga.engine.store.connect.ANSWER_SECONDS = answer_seconds
-    for module in (saga.core.state, saga.engine.messages, saga.engine.renewing, saga.engine.worker):
+    for module in (saga.core.attempts, saga.engine.messages, saga.engine.renewing, saga.engine.worker):
         module.GRACE_SECONDS = GRACE_SECONDS  # type: ignore[attr-defined]
     saga.engine.renewing.LEASE_GRACE_SECONDS = GRACE_SECONDS
     saga.engine.renewing.LEASE_SECONDS_MAX = CLAIM_SECONDS

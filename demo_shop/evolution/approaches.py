@@ -19,21 +19,17 @@ from psycopg import sql
 from demo_shop.evidence import Opinion
 from demo_shop.evolution import checkpoints, event_sourcing, flow
 from demo_shop.evolution.kills import Fault
-from demo_shop.lookout import Lookout
-from demo_shop.processes import Supervisor
-from demo_shop.stage import QUEUE, ROOT, SCHEMA, start_engine, wait_until_up
+from demo_shop.processes import ROOT, Supervisor
+from demo_shop.stage import SCHEMA, START_SECONDS, lookout_of, start_engine, wait_until_up
 from demo_shop.tables import fresh_tables
 from demo_shop.waiting import wait_for
 from saga.cli.embedded import Servers
 
-#: Seconds that an approach's processes have to come up.
-START_SECONDS = 60.0
 #: Seconds that a worker node has to say what it runs.
 INSPECT_SECONDS = 0.5
 _HERE = Path(__file__).parent
 _SHARED = (_HERE / "calling.py", _HERE / "errands.py")
 _TASKS = tuple(ROOT / "tasks" / f"{name}.py" for name in ("service", "stock", "payments", "shipping", "mail"))
-_NAMES = {"completed", "compensated", "stalled"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +111,7 @@ class Approach(Protocol):
 
 def open_orders(opinions: Mapping[str, Opinion], accepted: Collection[str]) -> set[str]:
     """Return the orders that have not ended by what the approach says; one that it does not know is open."""
-    return {order for order in accepted if order not in opinions or opinions[order].status not in _NAMES}
+    return {order for order in accepted if order not in opinions or opinions[order].status not in flow.ENDED}
 
 
 class SingleServer:
@@ -154,7 +150,7 @@ def said(log: list[str]) -> tuple[dict[str, Opinion], set[str]]:
             in_hand.clear()
         elif what == "accepted":
             in_hand.add(order)
-        elif what in _NAMES:
+        elif what in flow.ENDED:
             ended[order] = Opinion(what, reason or None)
             in_hand.discard(order)
     return ended, in_hand
@@ -249,19 +245,19 @@ class Saga:
             ground.supervisor, ground.environment, coordinators=self._coordinators, workers=self._workers
         )
         ground.start("api", "saga", "--port", str(ground.port))
-        wait_until_up(_lookout(ground), coordinators=self._coordinators, nodes=tuple(self._nodes.values()))
+        wait_until_up(lookout_of(ground.servers), coordinators=self._coordinators, nodes=tuple(self._nodes.values()))
         ground.wait_until_ready("api")
         return ("api", *self._coordinators, *self._workers)
 
     def opinions(self, ground: Ground) -> dict[str, Opinion]:
-        return _lookout(ground).opinions()
+        return lookout_of(ground.servers).opinions()
 
     def works(self, ground: Ground, accepted: Collection[str]) -> bool:
-        lookout = _lookout(ground)
+        lookout = lookout_of(ground.servers)
         return bool(lookout.open_work() or open_orders(lookout.opinions(), accepted))
 
     def holds(self, ground: Ground, victims: Collection[str]) -> set[str]:
-        lookout = _lookout(ground)
+        lookout = lookout_of(ground.servers)
         if set(self._coordinators) <= set(victims):
             return {run.key for run in lookout.runs_in_flight()}
         held: set[str] = set()
@@ -275,11 +271,6 @@ class Saga:
             tokens = [token for of_node in running.values() for token in of_node]
             held |= {run.key for run in lookout.runs_with(lookout.claims(tokens))}
         return held
-
-
-def _lookout(ground: Ground) -> Lookout:
-    servers = ground.servers
-    return Lookout(database_url=servers.database_url, broker_url=servers.broker_url, schema=SCHEMA, queue=QUEUE)
 
 
 def every_approach() -> tuple[Approach, ...]:

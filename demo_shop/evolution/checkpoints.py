@@ -8,7 +8,6 @@ who judges it. What is marked: all of that, and the handling of lost connections
 from __future__ import annotations
 
 import json
-import os
 import threading
 import time
 import zlib
@@ -24,7 +23,7 @@ from demo_shop.evolution import flow
 from demo_shop.evolution.calling import Services
 from demo_shop.evolution.errands import Errands
 from demo_shop.evolution.reception import decode_order, encode_order, serve
-from demo_shop.evolution.storing import Database
+from demo_shop.evolution.storing import Database, open_redis
 from tasks.values import Order
 
 WORKERS = 2
@@ -69,11 +68,6 @@ def commands(worker: int) -> str:
     return f"checkpoints:commands:{worker}"
 
 
-def connect() -> redis.Redis:
-    """Return a client of the Redis that the environment names."""
-    return redis.Redis.from_url(os.environ["CELERY_BROKER_URL"], socket_timeout=None, decode_responses=True)
-
-
 def messages(client: redis.Redis, channel: str, subscribed: Callable[[], object]) -> Iterator[dict[str, Any]]:
     """Give what is published on a channel, from the moment that `subscribed` is called.
 
@@ -93,7 +87,7 @@ class Api:
 
     def __init__(self, *, patience_seconds: float) -> None:
         self._database = Database()
-        self._redis = connect()
+        self._redis = open_redis()
         self._patience_seconds = patience_seconds
         self.listens = threading.Event()
 
@@ -153,7 +147,7 @@ class Worker:
 
     def __init__(self, number: int) -> None:
         self._channel = commands(number)
-        self._redis = connect()
+        self._redis = open_redis()
         self._errands = Errands(Services())
         self._threads = ThreadPoolExecutor(THREADS)
         self._in_hand: set[tuple[str, str]] = set()  # failure handling

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from demo_shop.evolution.findings import print_table, write_json
+from demo_shop.evolution.findings import print_table, summary
 from demo_shop.evolution.harness import Options, compare
+from demo_shop.report import write_json
 
 
 def evolve(options: Options, json_path: Path | None, console: Console) -> int:
@@ -20,5 +21,5 @@ def evolve(options: Options, json_path: Path | None, console: Console) -> int:
     fared = compare(options, console)
     print_table(console, fared)
     if json_path is not None:
-        write_json(json_path, options, fared)
+        write_json(json_path, summary(options, fared))
     return 0 if all(one.keeps_its_promise for one in fared) else 1

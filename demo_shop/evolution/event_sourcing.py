@@ -8,7 +8,6 @@ What is marked: those two, the making of the group, the optimistic append, and t
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 import traceback
@@ -23,7 +22,7 @@ from demo_shop.evolution import flow
 from demo_shop.evolution.calling import Services
 from demo_shop.evolution.errands import Errands
 from demo_shop.evolution.reception import decode_order, encode_order, serve
-from demo_shop.evolution.storing import Database
+from demo_shop.evolution.storing import Database, open_redis
 from tasks.values import Order
 
 WORKERS = 2
@@ -89,11 +88,6 @@ def fold(rows: list[tuple[Any, ...]]) -> History:
     return History(decode_order(told[PLACE]), rows[-1][0], told.get(flow.FIRST, ""), rows[-1][3])
 
 
-def connect() -> redis.Redis:
-    """Return a client of the Redis that the environment names."""
-    return redis.Redis.from_url(os.environ["CELERY_BROKER_URL"], socket_timeout=None, decode_responses=True)
-
-
 class Api:
     """Accepts orders: the first event of each."""
 
@@ -110,7 +104,7 @@ class Relay:
 
     def __init__(self, *, patience_seconds: float) -> None:
         self._database = Database()
-        self._redis = connect()
+        self._redis = open_redis()
         self._patience_seconds = patience_seconds
 
     def run(self) -> None:
@@ -147,7 +141,7 @@ class Worker:
         self._name = name
         self._patience_milliseconds = int(patience_seconds * 1000)
         self._database = Database()
-        self._redis = connect()
+        self._redis = open_redis()
         self._errands = Errands(Services())
 
     def run(self) -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -34,12 +32,6 @@ def print_table(console: Console, fared: Sequence[Fared]) -> None:
             console.print(f"{one.approach} still had open orders {END_SECONDS:g} s after the last.", style="yellow")
         if one.tally.mail_doubles:
             console.print(f"{one.approach}: {one.tally.mail_doubles} mails went out twice (that service ignores keys).")
-
-
-def write_json(path: Path, options: Options, fared: Sequence[Fared]) -> None:
-    """Write the comparison as JSON; the folder is made if it is missing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(summary(options, fared), indent=2) + "\n")
 
 
 def summary(options: Options, fared: Sequence[Fared]) -> dict[str, Any]:

@@ -6,26 +6,27 @@ It conducts, and must not do the others' work itself.
 from __future__ import annotations
 
 import contextlib
-import shutil
-import tempfile
+import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
 
-from demo_shop.evidence import Evidence, accepted_orders, read_journal, read_ledgers
+from demo_shop.evidence import gather
 from demo_shop.evolution.approaches import Approach, Ground, every_approach, open_orders
 from demo_shop.evolution.customers import Customers
 from demo_shop.evolution.kills import Kill, Striker, Struck, empty_broker, plan_kills
 from demo_shop.evolution.lines import count_in
 from demo_shop.evolution.tally import Tally, count
+from demo_shop.journal import JOURNAL, Journal, accepted_orders, read_journal
 from demo_shop.lookout import UNREACHABLE
 from demo_shop.orders import CHECKOUT, PlannedOrder, plan_orders, scripts_of
-from demo_shop.processes import Supervisor
+from demo_shop.processes import ROOT, Supervisor
 from demo_shop.services.catalogue import SERVICES
-from demo_shop.stage import ROOT, mending, start_services
+from demo_shop.stage import environment_of, mending, start_services, workplace
 from saga.cli import embedded
 from saga.cli.embedded.kept import free_port
 
@@ -92,26 +93,14 @@ def compare(options: Options, console: Console) -> list[Fared]:
         ConfigurationError: the servers cannot be started.
         TookTooLong: an approach's processes did not come up.
     """
-    place = ROOT / ".saga"
-    place.mkdir(exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix="evolution-", dir=place))
     planned = plan_checkouts(options)
     kills = plan_kills(options.kills, planned, seed=options.seed, over_seconds=options.over_seconds)
-    try:
-        fared = []
+    fared = []
+    with workplace(console, prefix="evolution-", leaves="Logs and ledgers") as place:
         for approach in every_approach():
             console.print(f"{approach.name}: {len(planned)} orders, {len(kills)} kills …", highlight=False)
-            fared.append(_run(approach, folder / approach.name, options, planned, kills))
-    except KeyboardInterrupt:
-        shutil.rmtree(folder)
-        raise
-    except BaseException:
-        console.print(f"The processes' logs are in {folder}", soft_wrap=True)
-        raise
-    if all(one.keeps_its_promise for one in fared):
-        shutil.rmtree(folder)
-    else:
-        console.print(f"Logs and ledgers are in {folder}", soft_wrap=True, highlight=False)
+            fared.append(_run(approach, place.folder / approach.name, options, planned, kills))
+        place.keeps = not all(one.keeps_its_promise for one in fared)
     return fared
 
 
@@ -119,24 +108,23 @@ def _run(
     approach: Approach, folder: Path, options: Options, planned: Sequence[PlannedOrder], kills: Sequence[Kill]
 ) -> Fared:
     folder.mkdir()
-    journal = folder / "client.jsonl"
+    journal = folder / JOURNAL
     with contextlib.ExitStack() as stack:
         # Servers of its own for each: nobody finds what another one left.
         servers = stack.enter_context(embedded.servers(ROOT / ".saga"))
         if servers.valkey is None:  # the environment named it
             empty_broker(servers)
-        supervisor = stack.enter_context(Supervisor(folder, ROOT))
-        services = start_services(supervisor, folder, tuple(SERVICES.values()), scripts_of(list(planned)))
+        supervisor = stack.enter_context(Supervisor(folder))
         environment = {
-            "SAGA_DATABASE_URL": servers.database_url,
-            "CELERY_BROKER_URL": servers.broker_url,
-            "SHOP_LEASE_SECONDS": str(options.patience_seconds),
-            **services,
+            **environment_of(servers, lease_seconds=options.patience_seconds),
+            **start_services(supervisor, folder, tuple(SERVICES.values()), scripts_of(planned)),
         }
         ground = Ground(stack, servers, supervisor, environment, free_port(), options.patience_seconds)
         victims = approach.start(ground)
         mended = stack.enter_context(mending(supervisor))
-        customers = Customers(planned, url=f"http://127.0.0.1:{ground.port}", journal=journal)
+        stopping = threading.Event()
+        url = f"http://127.0.0.1:{ground.port}"
+        customers = Customers(planned, url=url, journal=Journal(journal), stopping=stopping)
         look = _Look(approach, ground, journal)
         striker = Striker(
             kills,
@@ -146,15 +134,15 @@ def _run(
             servers=servers,
             in_hand=look.in_hand,
             unended=look.unended,
+            stopping=stopping,
         )
-        stack.callback(customers.stop)
-        stack.callback(striker.stop)
-        customers.start()
-        striker.start()
-        while not (customers.done and striker.done):
-            time.sleep(0.05)
-        if striker.error is not None:
-            raise striker.error
+        with ThreadPoolExecutor(2) as threads:
+            both = [threads.submit(work) for work in (customers.come_in, striker.strike_all)]
+            try:
+                for under_way in both:
+                    under_way.result()
+            finally:
+                stopping.set()
         waited_from = time.monotonic()
         settled = look.wait_until_quiet(END_SECONDS)
         settled_after_seconds = time.monotonic() - waited_from
@@ -162,14 +150,7 @@ def _run(
         mended.set()
         # Whatever still has work in hand ends here, so that no effect can follow the look at the ledgers.
         supervisor.stop_all()
-        entries = read_journal(journal)
-        evidence = Evidence(
-            accepted=accepted_orders(entries),
-            ledgers=read_ledgers(folder),
-            opinions=opinions,
-            planted=frozenset(order.order.id for order in planned if order.stalls),
-            asked=frozenset(entry["order"] for entry in entries),
-        )
+        evidence = gather(folder, planned, opinions)
     held = {order for struck in striker.struck for order in struck.held}
     return Fared(
         approach=approach.name,
@@ -215,5 +196,5 @@ class _Look:
             time.sleep(0.1)
         return False
 
-    def _accepted(self) -> dict[str, str]:
+    def _accepted(self) -> set[str]:
         return accepted_orders(read_journal(self._journal))

@@ -86,7 +86,7 @@ def empty_broker(servers: Servers) -> None:
 
 
 class Striker:
-    """Strikes the kills at their times in a thread of its own; the supervisor starts again what it killed."""
+    """Strikes the kills at their times, until `stopping`; the supervisor starts again what it killed."""
 
     def __init__(
         self,
@@ -98,10 +98,10 @@ class Striker:
         servers: Servers,
         in_hand: Callable[[Sequence[str] | None], set[str]],
         unended: Callable[[set[str]], set[str]],
+        stopping: threading.Event,
     ) -> None:
         """Plan. `in_hand` tells what processes hold (None: all that is open), `unended` which of that is open yet."""
         self.struck: list[Struck] = []
-        self.error: BaseException | None = None
         self._kills = kills
         self._victims = victims
         self._meets = meets
@@ -109,34 +109,15 @@ class Striker:
         self._servers = servers
         self._in_hand = in_hand
         self._unended = unended
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._strike_all, name="kills", daemon=True)
+        self._stopping = stopping
 
-    @property
-    def done(self) -> bool:
-        """Say whether all kills have struck."""
-        return not self._thread.is_alive()
-
-    def start(self) -> None:
-        """Begin; the shop opens now."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Strike no more, and wait for what is under way."""
-        self._stop.set()
-        if self._thread.ident is not None:
-            self._thread.join()
-
-    def _strike_all(self) -> None:
+    def strike_all(self) -> None:
+        """Strike from now on, since the shop opens now."""
         opened = time.monotonic()
-        try:
-            for kill in self._kills:
-                if self._stop.wait(max(0.0, opened + kill.at_seconds - time.monotonic())):
-                    return
-                self.struck.append(self._strike(kill, opened))
-        except BaseException as error:
-            self.error = error
-            raise
+        for kill in self._kills:
+            if self._stopping.wait(max(0.0, opened + kill.at_seconds - time.monotonic())):
+                return
+            self.struck.append(self._strike(kill, opened))
 
     def _strike(self, kill: Kill, opened: float) -> Struck:
         if kill.fault in (Fault.BROKER, Fault.DATABASE):
@@ -160,5 +141,5 @@ class Striker:
             empty_broker(self._servers)
         else:
             server.stop(immediate=True)
-            self._stop.wait(AWAY_SECONDS)
+            self._stopping.wait(AWAY_SECONDS)
             server.start()

@@ -1,4 +1,4 @@
-"""A process's connection to Postgres, for the hand-made approaches. It must not know their tables.
+"""A process's connections to Postgres and Redis, for the hand-made approaches. It must not know their tables.
 
 What is marked: opening it again, and asking again, when the database was away.
 """
@@ -11,9 +11,15 @@ import time
 from typing import Any
 
 import psycopg
+import redis
 
 #: Seconds for which a statement waits for a database that is away, and between two tries.
 AWAY_SECONDS, AGAIN_SECONDS = 30.0, 0.2
+
+
+def open_redis() -> redis.Redis:
+    """Return a client of the Redis that the environment names."""
+    return redis.Redis.from_url(os.environ["CELERY_BROKER_URL"], socket_timeout=None, decode_responses=True)
 
 
 class Database:

@@ -12,20 +12,19 @@ from pathlib import Path
 from rich.console import Console
 
 from demo_shop.chaos import Chaos, KillKind
-from demo_shop.evidence import ledger_path
+from demo_shop.evidence import read_ledgers
 from demo_shop.lookout import WAITS, Lookout
-from demo_shop.processes import Supervisor
-from demo_shop.report import write_logs
+from demo_shop.processes import ROOT, Supervisor
+from demo_shop.report import write_json, write_logs
 from demo_shop.scenarios.audit import audit
 from demo_shop.scenarios.customers import Customers
-from demo_shop.scenarios.report import Outcome, print_outcome, write_json
+from demo_shop.scenarios.report import Outcome, print_outcome, summary
 from demo_shop.scenarios.scenario import Moment, PlannedRun, Process, plan, plan_more
-from demo_shop.services.ledger import read_ledger
 from demo_shop.stage import (
-    QUEUE,
-    ROOT,
     SCHEMA,
     address_of,
+    environment_of,
+    lookout_of,
     mending,
     start_engine,
     start_services,
@@ -59,29 +58,25 @@ def conduct(process: Process, json_path: Path | None, console: Console) -> int:
         ConfigurationError: the servers cannot be started.
         TookTooLong: the processes did not come up.
     """
-    began = time.monotonic()
     with workplace(console) as place:
-        outcome = _conduct_in(place.folder, process, began)
+        outcome = _conduct_in(place.folder, process)
         print_outcome(console, outcome)
         if json_path is not None:
-            write_json(json_path, outcome)
+            write_json(json_path, summary(outcome))
         place.keeps = not outcome.good
     return 0 if outcome.good else 1
 
 
-def _conduct_in(folder: Path, process: Process, began: float) -> Outcome:
+def _conduct_in(folder: Path, process: Process) -> Outcome:
+    began = time.monotonic()
     planned, more = plan(process), plan_more(process, MORE_MAX)
     scripts = {run.key: run.scenario.script for run in (*planned, *more)}
     with contextlib.ExitStack() as stack:
         servers = stack.enter_context(embedded.servers(ROOT / ".saga"))
         stack.enter_context(fresh_tables(servers, SCHEMA))
-        lookout = Lookout(database_url=servers.database_url, broker_url=servers.broker_url, schema=SCHEMA, queue=QUEUE)
-        supervisor = stack.enter_context(Supervisor(folder, ROOT))
-        environment = {
-            "SAGA_DATABASE_URL": servers.database_url,
-            "CELERY_BROKER_URL": servers.broker_url,
-            "SHOP_LEASE_SECONDS": str(LEASE_SECONDS),
-        }
+        lookout = lookout_of(servers)
+        supervisor = stack.enter_context(Supervisor(folder))
+        environment = environment_of(servers, lease_seconds=LEASE_SECONDS)
         port = free_port()
         supervisor.start(DESK, [sys.executable, "-m", "demo_shop.desk", "--port", str(port)], environment)
         environment |= start_services(
@@ -97,8 +92,6 @@ def _conduct_in(folder: Path, process: Process, began: float) -> Outcome:
             supervisor=supervisor,
             workers=nodes,
             coordinators=COORDINATORS,
-            database=None,
-            announce_sale=_no_sale,
             over_seconds=KILLS_OVER_SECONDS,
             seed=1,
         )
@@ -114,14 +107,11 @@ def _conduct_in(folder: Path, process: Process, began: float) -> Outcome:
         unexpected = supervisor.unexpected_ends()
         # Whatever a worker still has in hand ends here, so that no effect can follow the look at the ledgers.
         supervisor.stop_all()
-        ledgers = {kind.name: read_ledger(ledger_path(folder, kind.name)) for kind in process.services}
+        ledgers = read_ledgers(folder, (kind.name for kind in process.services))
         audited = audit(process, customers.accepted, told=told, cancelled=cancelled, ledgers=ledgers)
         if audited.findings:
             write_logs(folder / "runs.txt", lookout.logs({found.order for found in audited.findings}))
-    if chaos.error is not None:
-        complaints.append(f"the kills ended early: {chaos.error!r}")
-    if len(chaos.counted) < len(KILLS):
-        complaints.append(f"only {len(chaos.counted)} of {len(KILLS)} kills met work in flight")
+    complaints += chaos.complaints
     return Outcome(
         process=process.name,
         audit=audited,
@@ -169,7 +159,3 @@ def _at_rest(lookout: Lookout, accepted: int) -> bool:
 
 def _moments(before: Mapping[str, str]) -> dict[str, Moment]:
     return {key: Moment.WAIT if kind in WAITS else Moment.STEP for key, kind in before.items()}
-
-
-def _no_sale(customers: int) -> None:
-    """Bring nobody in: no kill here needs a full queue."""

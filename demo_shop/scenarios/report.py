@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from demo_shop.chaos import Kill
-from demo_shop.report import kills_table
+from demo_shop.report import kills_table, print_verdict
 from demo_shop.scenarios.audit import Audit, Judged
+from demo_shop.scenarios.scenario import in_words
 from demo_shop.verdict import Wrong
 
 
@@ -47,21 +46,9 @@ def print_outcome(console: Console, outcome: Outcome) -> None:
         shown = "[green]yes[/]" if judged.good else "[bold red]NO[/]"
         table.add_row(run.key, run.scenario.name, str(run.scenario.expected), _came_to(judged), shown)
     console.print(table)
-    console.print(kills_table(outcome.kills, len([kill for kill in outcome.kills if kill.counts])))
-    for finding in outcome.audit.findings:
-        console.print(f"{finding.order}: {finding.wrong.value}: {finding.detail}", style="red", highlight=False)
-    for complaint in outcome.complaints:
-        console.print(f"- {complaint}", style="red", highlight=False)
-    if outcome.good:
-        console.print("GOOD: every run ended as its scenario says, and the ledgers show just that.", style="bold green")
-    else:
-        console.print("BAD: see above.", style="bold red")
-
-
-def write_json(path: Path, outcome: Outcome) -> None:
-    """Write the outcome as JSON; the folder is made if it is missing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(summary(outcome), indent=2) + "\n")
+    console.print(kills_table(outcome.kills))
+    good = "every run ended as its scenario says, and the ledgers show just that."
+    print_verdict(console, outcome.audit.findings, outcome.complaints, good=good)
 
 
 def summary(outcome: Outcome) -> dict[str, Any]:
@@ -101,5 +88,5 @@ def summary(outcome: Outcome) -> dict[str, Any]:
 def _came_to(judged: Judged) -> str:
     told = judged.told
     if told.answer is not None:
-        return ", ".join(str(value) if name == "answer" else f"{name} {value}" for name, value in told.answer.items())
+        return in_words(told.answer)
     return f"{told.status}: {told.cause}" + (f" ({told.reason})" if told.reason else "")

@@ -17,6 +17,11 @@ from demo_shop.services.switches import Script
 Answer = Mapping[str, Any]
 
 
+def in_words(answer: Answer) -> str:
+    """Return an answer as people read it: its type, then what it says."""
+    return ", ".join(str(value) if name == "answer" else f"{name} {value}" for name, value in answer.items())
+
+
 class Moment(StrEnum):
     """Where a cancel met its run."""
 
@@ -35,8 +40,7 @@ class Expected:
     cancelled: Moment | None = None
 
     def __str__(self) -> str:
-        said = ", ".join(f"{value}" if name == "answer" else f"{name} {value}" for name, value in self.answer.items())
-        details = [said or self.reason or self.cause]
+        details = [in_words(self.answer) or self.reason or self.cause]
         if self.cancelled:
             details.append(f"cancel asked {self.cancelled.value}")
         shown = "; ".join(detail for detail in details if detail)

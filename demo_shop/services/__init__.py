@@ -1,1 +1,1 @@
-"""The outside world: four HTTP services with ledgers of their own. They must not know the engine or its database."""
+"""The outside world: HTTP services with ledgers of their own. They must not know the engine or its database."""

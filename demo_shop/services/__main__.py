@@ -5,15 +5,10 @@ It must not know the engine.
 
 from __future__ import annotations
 
-import signal
-import sys
-import threading
 from pathlib import Path
 
 import click
 
-from demo_shop.services.caller import Caller
-from demo_shop.services.ledger import Ledger
 from demo_shop.services.partners import EVERY_SERVICE
 from demo_shop.services.server import ServiceServer
 from demo_shop.services.switches import read_scripts
@@ -27,21 +22,9 @@ from demo_shop.services.switches import read_scripts
 @click.option("--hooks", "hooks_url", help="Where the shop is told what it did not ask for.")
 def serve(name: str, port: int, ledger: Path, scripts: Path | None, hooks_url: str | None) -> None:
     """Serve one of the shop's outside services; its address is printed first."""
-    kind = EVERY_SERVICE[name]
-    book = Ledger(ledger, honours_keys=kind.honours_keys)
-    caller = None if hooks_url is None else Caller(hooks_url)
-    server = ServiceServer(kind, book, read_scripts(scripts) if scripts else {}, port=port, caller=caller)
-
-    def stop(*_: object) -> None:
-        threading.Thread(target=server.shutdown, daemon=True).start()
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
-    print(server.url, flush=True)
-    server.serve_forever(poll_interval=0.1)
-    server.server_close()
-    book.close()
+    by_order = read_scripts(scripts) if scripts else {}
+    ServiceServer(EVERY_SERVICE[name], ledger, by_order, port=port, hooks_url=hooks_url).serve_until_signal()
 
 
 if __name__ == "__main__":
-    sys.exit(serve())
+    serve()

@@ -27,7 +27,6 @@ class ServiceKind:
     """
 
     name: str
-    variable: str
     reference: str
     action: Operation
     undo: Operation
@@ -38,13 +37,17 @@ class ServiceKind:
     subject: str | None = None
     roster: str | None = None
 
+    @property
+    def variable(self) -> str:
+        """The environment variable in which `tasks` look for its URL."""
+        return f"SHOP_{self.name.upper()}_URL"
+
 
 SERVICES = {
     service.name: service
     for service in (
         ServiceKind(
             name="stock",
-            variable="SHOP_STOCK_URL",
             reference="rs",
             action=Operation("reserve", "/reservations", "sold out"),
             undo=Operation("release", "/releases", "the goods are already on the packing table"),
@@ -52,7 +55,6 @@ SERVICES = {
         ),
         ServiceKind(
             name="payments",
-            variable="SHOP_PAYMENTS_URL",
             reference="ch",
             action=Operation("charge", "/charges", "card declined", 402),
             undo=Operation("refund", "/refunds", "the card's account is closed"),
@@ -61,7 +63,6 @@ SERVICES = {
         ),
         ServiceKind(
             name="shipping",
-            variable="SHOP_SHIPPING_URL",
             reference="pc",
             action=Operation("book", "/parcels", "no room in the van"),
             undo=Operation("cancel", "/cancellations", "the van has left"),
@@ -69,7 +70,6 @@ SERVICES = {
         ),
         ServiceKind(
             name="mail",
-            variable="SHOP_MAIL_URL",
             reference="ml",
             action=Operation("send", "/mails", "no such address"),
             undo=Operation("apologise", "/apologies", "the mailbox is full"),

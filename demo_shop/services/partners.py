@@ -9,7 +9,6 @@ from demo_shop.services.catalogue import SERVICES, Operation, ServiceKind
 
 DRIVERS = ServiceKind(
     name="drivers",
-    variable="SHOP_DRIVERS_URL",
     reference="of",
     action=Operation("offer", "/offers", "the driver has gone home"),
     undo=Operation("withdraw", "/withdrawals", "the driver is on the way"),
@@ -19,7 +18,6 @@ DRIVERS = ServiceKind(
 )
 TRIPS = ServiceKind(
     name="trips",
-    variable="SHOP_TRIPS_URL",
     reference="tr",
     action=Operation("confirm", "/trips", "no such trip"),
     undo=Operation("call_off", "/call-offs", "the trip has begun"),
@@ -28,28 +26,24 @@ TRIPS = ServiceKind(
 
 REGISTER = ServiceKind(
     name="register",
-    variable="SHOP_REGISTER_URL",
     reference="ap",
     action=Operation("register", "/applications", "no such person"),
     undo=Operation("close", "/closures", "the file is locked"),
 )
 BUREAU = ServiceKind(
     name="bureau",
-    variable="SHOP_BUREAU_URL",
     reference="cr",
     action=Operation("check", "/checks", "insolvent"),
     undo=Operation("retract", "/retractions", "the inquiry is archived"),
 )
 OFFICERS = ServiceKind(
     name="officers",
-    variable="SHOP_OFFICERS_URL",
     reference="ca",
     action=Operation("open_case", "/cases", "no officer is in charge"),
     undo=Operation("close_case", "/case-closures", "the case is archived"),
 )
 TREASURY = ServiceKind(
     name="treasury",
-    variable="SHOP_TREASURY_URL",
     reference="fu",
     action=Operation("hold", "/holds", "no funds are left"),
     undo=Operation("free", "/releases", "the books are closed"),
@@ -57,14 +51,12 @@ TREASURY = ServiceKind(
 )
 SIGNING = ServiceKind(
     name="signing",
-    variable="SHOP_SIGNING_URL",
     reference="do",
     action=Operation("send_documents", "/envelopes", "no such address"),
     undo=Operation("void", "/voids", "the envelope is sealed"),
 )
 NOTICES = ServiceKind(
     name="notices",
-    variable="SHOP_NOTICES_URL",
     reference="no",
     action=Operation("notify", "/notices", "no such address"),
     undo=Operation("recall", "/recalls", "it was read"),
@@ -72,7 +64,6 @@ NOTICES = ServiceKind(
 )
 BANK = ServiceKind(
     name="bank",
-    variable="SHOP_BANK_URL",
     reference="po",
     action=Operation("pay_out", "/payouts", "no such account"),
     undo=Operation("call_back", "/call-backs", "the money is gone"),
@@ -81,14 +72,12 @@ BANK = ServiceKind(
 
 KITCHEN = ServiceKind(
     name="kitchen",
-    variable="SHOP_KITCHEN_URL",
     reference="ki",
     action=Operation("order", "/orders", "the kitchen is closed"),
     undo=Operation("unorder", "/cancellations", "the meal is on the stove"),
 )
 COURIERS = ServiceKind(
     name="couriers",
-    variable="SHOP_COURIERS_URL",
     reference="as",
     action=Operation("assign", "/assignments", "the courier has other plans"),
     undo=Operation("relieve", "/reliefs", "the courier is on the way"),

@@ -5,10 +5,8 @@ It must not know who asks, nor anything of the other services.
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -28,35 +26,23 @@ class ServiceServer(JsonServer):
     def __init__(
         self,
         kind: ServiceKind,
-        ledger: Ledger,
+        ledger: Path,
         scripts: Mapping[str, Script],
         *,
         port: int = 0,
-        caller: Caller | None = None,
+        hooks_url: str | None = None,
     ) -> None:
+        """Open the ledger, and listen on the port (0: a free one); the shop is called back at `hooks_url`."""
         super().__init__(port, _Handler)
         self.kind = kind
-        self.ledger = ledger
+        self.ledger = Ledger(ledger, honours_keys=kind.honours_keys)
         self.scripts = scripts
-        self.caller = caller
+        self.caller = None if hooks_url is None else Caller(hooks_url)
 
-
-@contextmanager
-def serving(
-    kind: ServiceKind, path: Path, scripts: Mapping[str, Script], *, hooks_url: str | None = None
-) -> Iterator[str]:
-    """Serve from a thread of this process, on a free port, and give the URL."""
-    ledger = Ledger(path, honours_keys=kind.honours_keys)
-    server = ServiceServer(kind, ledger, scripts, caller=None if hooks_url is None else Caller(hooks_url))
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield server.url
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-        ledger.close()
+    def server_close(self) -> None:
+        """Listen no more, and close the ledger."""
+        super().server_close()
+        self.ledger.close()
 
 
 class _Handler(JsonHandler):

@@ -15,13 +15,13 @@ from saga.cli.group import Invocation, argument, command
 def export_command(invocation: Invocation, *, run: str) -> None:
     """Read a run's log and print it as it stands."""
     from saga.cli.application import split_address
-    from saga.engine.history import History, to_json
+    from saga.engine.history import history_of, to_json
 
     application = invocation.application
     with application.connection() as connection:
-        found = application.need(connection, run)
-        events = tuple(event for event, _ in application.reading.events(connection, found.row.id))
-    text = to_json(History(*split_address(run), found.row.id, events))
+        id = application.need(connection, run).row.id
+        history = history_of(*split_address(run), id, lambda one: application.reading.log(connection, one))
+    text = to_json(history)
     # As it stands, passwords too: with three stars in it, it would not be what was stored.
     invocation.output.document(json.loads(text), secrets=True)
     invocation.output.line(text.rstrip("\n"), secrets=True)

@@ -10,7 +10,7 @@ from saga.cli.group import Invocation, argument, command, option
 from saga.cli.output import Output, age, moment
 from saga.cli.timeline import Attempt, Entry, Happening, timeline
 from saga.cli.waits import Waits, waits_of
-from saga.core.tracks import ChildLink, LockLink
+from saga.core.pinned import ChildLink, LockLink
 
 #: What an attempt without an answer is called where no worker runs it.
 _OPEN: dict[type, str] = {ChildLink: "under way", LockLink: "in line"}

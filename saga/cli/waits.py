@@ -11,8 +11,9 @@ from uuid import UUID
 
 from saga.core.effects import StartChild
 from saga.core.events import Event, EventKind
+from saga.core.pinned import LockLink
 from saga.core.state import State
-from saga.core.tracks import LockLink, Phase
+from saga.core.tracks import Phase
 from saga.engine.store.reading import LockPlace
 
 _SCHEDULED = frozenset({EventKind.ACTION_SCHEDULED, EventKind.ATTEMPT_SCHEDULED, EventKind.COMPENSATION_SCHEDULED})

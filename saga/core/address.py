@@ -14,17 +14,14 @@ from saga.core.errors import ValueRefused
 KEY_CHARACTERS_MAX = 200
 
 
-def check_key(key: object) -> str:
-    """Return the key if it can be one.
+def check_key(key: object, called: str = "id", *, characters_max: int = KEY_CHARACTERS_MAX) -> str:
+    """Return the key if it can be one: the business key of a run, or what else is named for as long as a run.
 
     Raises:
         ValueRefused: it is empty, too long, or has control characters.
     """
-    if not isinstance(key, str) or not 1 <= len(key) <= KEY_CHARACTERS_MAX or not key.isprintable():
-        raise ValueRefused(
-            f"id={key!r}: expected 1 to {KEY_CHARACTERS_MAX} printable characters, such as 'order-7'; "
-            "it is the run's name for ever"
-        )
+    if not isinstance(key, str) or not 1 <= len(key) <= characters_max or not key.isprintable():
+        raise ValueRefused(f"{called}={key!r}: expected 1 to {characters_max} printable characters, such as 'order-7'")
     return key
 
 

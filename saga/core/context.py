@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal, ParamSpec, Protocol, TypeVar, overload
 from uuid import UUID
 
+from saga.core import joining
+from saga.core.address import check_key
 from saga.core.definition import RUN_TIMEOUT_SECONDS_MAX, AnyStep, Policy, SagaDefinition, Step, VoidStep
 from saga.core.errors import (
     Abort,
@@ -22,10 +24,10 @@ from saga.core.errors import (
 )
 from saga.core.events import Direction, EventKind, token_of
 from saga.core.pending import ChildPending, LockPending, Pending, Request, SignalPending, StepPending, TimerPending
+from saga.core.pinned import ChildLink, Close, LockLink, Pinned, action_payload
 from saga.core.program import Program
 from saga.core.retry import Retry
 from saga.core.signals import Signal, Update
-from saga.core.tracks import ChildLink, Close, LockLink, Pinned, pinned_text
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -166,10 +168,7 @@ class Context:
         Raises:
             StepFailed: one of them failed. What the others did stands until the run ends or is undone.
         """
-        for pending in pendings:
-            pending._check_wanted()
-        self._program.wait_until(self._all_there(pendings, collect=collect))
-        return tuple(self._answers(pendings, collect=collect))
+        return joining.gather(self._program, pendings, collect=collect)
 
     @overload
     def map(self, step: Step[[A], T], items: Iterable[A], /, *, concurrency: int = ...) -> list[T]: ...
@@ -208,18 +207,12 @@ class Context:
             going.add(pending._occurrence)
             if len(going) < concurrency:
                 continue
-            settled = self._await_any(going, seen)
+            settled = joining.any_of(self._program, going, seen)
             seen = len(settlements)
             going -= settled
             if not collect and any(self._pendings[occurrence]._failed for occurrence in settled):
                 break
         return list(self.gather(*begun, collect=True) if collect else self.gather(*begun))
-
-    def _await_any(self, going: set[str], seen: int) -> set[str]:
-        """Wait until some of these occurrences are settled, past the settlements seen; return which."""
-        settlements = self._program.host.state.settlements
-        self._program.wait_until(lambda: not going.isdisjoint(settlements[seen:]))
-        return going.intersection(settlements[seen:])
 
     @overload
     def first(self, a: Pending[A], b: Pending[B], /) -> Pending[A | B]: ...
@@ -239,56 +232,7 @@ class Context:
             StepFailed: all of them failed; the last one to fail is raised.
             DefinitionError: called after the pivot with a step or child, which could not be undone there.
         """
-        if not pendings:
-            raise DefinitionError("ctx.first() got nothing to wait for: pass at least one pending")
-        if self._program.host.state.pivoted and any(isinstance(pending, StepPending) for pending in pendings):
-            raise DefinitionError(
-                "ctx.first(…) over steps after ctx.pivot(): its losers would have to be undone; race before the pivot"
-            )
-        for pending in pendings:
-            pending._check_wanted()
-
-        def won() -> list[Pending[Any]]:
-            return [pending for pending in pendings if pending.settled and not pending._failed]
-
-        self._program.wait_until(lambda: bool(won()) or all(pending.settled for pending in pendings))
-        for pending in pendings:
-            pending._seen = True
-        winners = won()
-        if not winners:
-            raise max(pendings, key=_settled_at)._failure()
-        winner = min(winners, key=_settled_at)
-        for loser in pendings:
-            if loser is not winner:
-                loser._lose()
-        return winner
-
-    def _all_there(self, pendings: Sequence[Pending[Any]], *, collect: bool) -> Callable[[], bool]:
-        """Return the condition that all are settled, or one has failed; it looks at each settlement once."""
-        settlements = self._program.host.state.settlements
-        waiting = {pending._occurrence: pending for pending in pendings if not pending.settled}
-        failed = not collect and any(pending._failed for pending in pendings)
-        seen = len(settlements)
-
-        def satisfied() -> bool:
-            nonlocal seen, failed
-            while seen < len(settlements):
-                settled = waiting.pop(settlements[seen], None)
-                failed = failed or (not collect and settled is not None and settled._failed)
-                seen += 1
-            return failed or not waiting
-
-        return satisfied
-
-    def _answers(self, pendings: Sequence[Pending[Any]], *, collect: bool) -> list[Any]:
-        failed = [pending for pending in pendings if pending._failed]
-        if failed and not collect:
-            for pending in pendings:
-                pending._seen = True
-            raise min(failed, key=_settled_at)._failure()
-        for pending in failed:
-            pending._seen = True
-        return [pending._failure() if pending._failed else pending.result() for pending in pendings]
+        return joining.first(self._program, pendings)
 
     # -- signals and time ------------------------------------------------------------------------------------------
 
@@ -337,7 +281,8 @@ class Context:
         at once.
 
         Raises:
-            DefinitionError: its seconds are below 0 or more than ten years; or it is a time without a timezone.
+            DefinitionError: its seconds are below 0; it is a time without a timezone; or it is more than ten years
+                ahead, of `ctx.now()` where it is a time.
         """
         self._program.check_alive()
         payload = json.dumps({"due_at": self._due(until).isoformat()})
@@ -353,7 +298,10 @@ class Context:
         if isinstance(until, datetime):
             if until.tzinfo is None:
                 raise DefinitionError(f"ctx.timer({until!r}): a time without a timezone; use one from ctx.now()")
-            return until
+            now, farthest = self._program.host.now, timedelta(seconds=RUN_TIMEOUT_SECONDS_MAX)
+            if until - now > farthest:
+                raise DefinitionError(f"ctx.timer({until!r}): expected a time at most ten years from ctx.now()")
+            return max(until, now - farthest)  # Postgres stores the year 1, but west of Greenwich nobody can read it
         seconds = _seconds(until)
         if not 0 <= seconds <= RUN_TIMEOUT_SECONDS_MAX:
             raise DefinitionError(f"ctx.timer({until!r}): expected 0 seconds or more, and at most ten years")
@@ -392,12 +340,12 @@ class Context:
         number = self._occurrences[name] + 1
 
         def payload() -> str:
-            key = _check_name(id, "id") if id is not None else self._child_key(number)
+            key = check_key(id, characters_max=NAME_CHARACTERS_MAX) if id is not None else self._child_key(number)
             link = ChildLink(saga.name, key, saga.version, saga.timeout_seconds, policy)
             once = Policy(retry=_ONCE, timeout_seconds=None)
             undo = None if policy is Close.ABANDON else once
             text = program.host.codec.encode_saga_input(saga, given)
-            return _scheduled(Pinned(name, once, undo, False, link), text)
+            return action_payload(Pinned(name, once, undo, False, link), text)
 
         pending: ChildPending[Any] = ChildPending(program, self._schedule(name, payload, names=(name,)), saga)
         self._pendings[pending._occurrence] = pending
@@ -430,7 +378,7 @@ class Context:
         """
         program = self._program
         program.check_alive()
-        named = f"lock:{_check_name(name, 'name')}"
+        named = f"lock:{check_key(name, 'name', characters_max=NAME_CHARACTERS_MAX)}"
         deadline = None if timeout is None else _seconds(timeout)
         if deadline is not None and not 0 < deadline <= LOCK_TIMEOUT_SECONDS_MAX:
             raise DefinitionError(
@@ -438,7 +386,7 @@ class Context:
                 "wait=False asks once"
             )
         policy = Policy(retry=_ONCE, timeout_seconds=None, deadline_seconds=deadline)
-        payload = _scheduled(Pinned(named, policy, None, False, LockLink(name, wait)), "null")
+        payload = action_payload(Pinned(named, policy, None, False, LockLink(name, wait)), "null")
         pending = LockPending(program, self._schedule(named, lambda: payload, names=(named,)))
         self._pendings[pending._occurrence] = pending
         pending.result()
@@ -516,7 +464,7 @@ class Context:
         untold = [p for p in self._pendings.values() if p._failed and not p._seen and not p._state.discarded]
         untold = [pending for pending in untold if _closing(pending) not in unwanted]
         if untold:
-            first = min(untold, key=_settled_at)
+            first = min(untold, key=joining.settled_at)
             first._seen = True
             raise first._failure()
 
@@ -528,10 +476,6 @@ class Context:
         self._settle(Close.ABANDON, Close.CANCEL)
 
 
-def _settled_at(pending: Pending[Any]) -> int:
-    return pending._settled_seq or 0
-
-
 def _closing(pending: StepPending[Any]) -> Close | None:
     link = pending._state.link
     return link.close if isinstance(link, ChildLink) else None
@@ -541,22 +485,12 @@ def _seconds(duration: Duration) -> float:
     return duration.total_seconds() if isinstance(duration, timedelta) else float(duration)
 
 
-def _check_name(name: object, what: str) -> str:
-    if not isinstance(name, str) or not 1 <= len(name) <= NAME_CHARACTERS_MAX or not name.isprintable():
-        raise ValueRefused(f"{what}={name!r}: expected 1 to {NAME_CHARACTERS_MAX} printable characters")
-    return name
-
-
 def _payload(program: Program, step: AnyStep, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
     given = program.host.codec.encode_input(step, args, kwargs)
     declared = step.declared
     undo = declared.compensation_policy if declared.compensation is not None else None
     probe = declared.probe_function is not None
-    return _scheduled(Pinned(step.name, step.policy, undo, probe, transactional=declared.transactional), given)
-
-
-def _scheduled(pinned: Pinned, given: str) -> str:
-    return f'{{"step":{pinned_text(pinned)},"input":{given}}}'
+    return action_payload(Pinned(step.name, step.policy, undo, probe, transactional=declared.transactional), given)
 
 
 def main_of(make_input: Callable[[], Any]) -> Callable[[Program], None]:

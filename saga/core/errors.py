@@ -25,6 +25,10 @@ class SchemaError(ConfigurationError):
     """Raised when the tables are missing, older or newer than this code."""
 
 
+class AcceptanceUnknown(SagaError):
+    """Raised when Postgres did not answer what was sent, which may be accepted; the message says what to send again."""
+
+
 class UnknownSaga(SagaError):
     """Raised when no saga of that name, or no such version of it, is defined in this application."""
 

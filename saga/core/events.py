@@ -70,10 +70,9 @@ class EventKind(StrEnum):
     RUN_STALLED = "RunStalled"
 
 
-#: Kinds that come from outside the run.
-ARRIVALS = frozenset(
+#: How an attempt ends.
+OUTCOMES = frozenset(
     {
-        EventKind.RUN_STARTED,
         EventKind.STEP_SUCCEEDED,
         EventKind.STEP_FAILED,
         EventKind.STEP_ROLLED_BACK,
@@ -83,6 +82,13 @@ ARRIVALS = frozenset(
         EventKind.STEP_NEVER_STARTED,
         EventKind.STEP_NOT_RUN,
         EventKind.STEP_REFUSED,
+    }
+)
+
+#: Kinds that come from outside the run.
+ARRIVALS = OUTCOMES | frozenset(
+    {
+        EventKind.RUN_STARTED,
         EventKind.OUTCOME_LATE,
         EventKind.TIMER_FIRED,
         EventKind.CANCEL_REQUESTED,
@@ -114,6 +120,10 @@ ASKED = frozenset(
 
 #: Kinds after which nothing follows in a log.
 TERMINAL = frozenset({EventKind.RUN_COMPLETED, EventKind.RUN_COMPENSATED, EventKind.RUN_TERMINATED})
+
+
+#: The claimant of what may have been claimed by somebody whom a crash of Postgres forgot.
+NOBODY = UUID(int=0)
 
 
 @dataclass(frozen=True, slots=True)

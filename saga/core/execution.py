@@ -17,9 +17,11 @@ from saga.core.definition import SagaDefinition
 from saga.core.effects import Effect
 from saga.core.errors import Abort, DecodeFailed, LimitReached, ReplayMismatch, SignalTimeout, StepFailed, describe
 from saga.core.events import ARRIVALS, ASKED, Event, EventKind
+from saga.core.fold import apply
 from saga.core.lifecycle import Cause, StallReason, Status
 from saga.core.policy import reconcile, start_undo
 from saga.core.program import Codec, Evicted, Payload, Program
+from saga.core.remains import remains_of
 from saga.core.state import State
 
 #: Events that one run may have; at the limit it stalls. Continue-as-new is the way to more.
@@ -50,6 +52,10 @@ class Input:
     claimant: UUID | None = None
     key: str | None = None
     payload: str | None = None
+
+    def placed(self, seq: int, at: datetime) -> Event:
+        """Return it as the log's entry of this number and time."""
+        return Event(seq, self.kind, at, self.token, self.attempt, self.claimant, self.key, self.payload)
 
 
 @dataclass(slots=True)
@@ -156,7 +162,7 @@ class Execution:
                     self._arrived_at = event.at
                     self._begin(event)
                 self._cursor += 1
-                self._apply(event)
+                apply(self.state, event)
             self._advance()
         except _Suspend as suspend:
             self.broken = suspend.reason
@@ -198,29 +204,20 @@ class Execution:
         """Take over what an arrival asks for that no function will see: it is folded like any other."""
         state = self._new_state()
         for event in self._recorded:
-            state.apply(event)
+            apply(state, event)
         state.effects.clear()
         at = given.at if state.at is None else max(given.at, state.at)
-        state.apply(
-            Event(state.seq + 1, given.kind, at, given.token, given.attempt, given.claimant, given.key, given.payload)
-        )
+        apply(state, given.placed(state.seq + 1, at))
         self.decision.effects.extend(state.effects)
 
     def _new_state(self) -> State:
-        if self._undoes is None:
-            return State(self.run)
-        run, log = self._undoes
-        state = State(run)  # its tokens are those of the run whose effects it takes back
-        state.take_back(log)
-        return state
+        return State(self.run) if self._undoes is None else remains_of(*self._undoes)
 
     def _not_before(self, at: datetime) -> datetime:
         return at if self.state.at is None else max(at, self.state.at)
 
     def _append(self, given: Input, at: datetime) -> None:
-        event = Event(
-            self._seq + 1, given.kind, at, given.token, given.attempt, given.claimant, given.key, given.payload
-        )
+        event = given.placed(self._seq + 1, at)
         self._arrived_at = at
         self._begin(event)
         self._record(event)
@@ -228,13 +225,10 @@ class Execution:
     def _record(self, event: Event) -> None:
         self._seq = event.seq
         self.decision.events.append(event)
-        self._apply(event)
+        apply(self.state, event)
         if self.state.effects:
             self.decision.effects.extend(self.state.effects)
             self.state.effects.clear()
-
-    def _apply(self, event: Event) -> None:
-        self.state.apply(event)
 
     def _begin(self, event: Event) -> None:
         if event.kind is not EventKind.RUN_STARTED or self._definition is None or self._undoes is not None:
@@ -278,7 +272,7 @@ class Execution:
                 f"this code asks for {kind} {key or ''}"
             )
         self._cursor += 1
-        self._apply(recorded)
+        apply(self.state, recorded)
         return recorded
 
     def _halted(self, message: str) -> _Suspend:

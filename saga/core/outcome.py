@@ -39,6 +39,12 @@ def unwrap(payload: str | None) -> str | None:
     return payload[start + len(_VALUE) : -1] if start >= 0 else None
 
 
+def json_after(text: str, field: str) -> str:
+    """Return the JSON text of an object's last field, byte for byte as it was written; empty where it is missing."""
+    start = text.find(f'"{field}":')
+    return text[start + len(field) + 3 : -1] if start >= 0 else ""
+
+
 def found(probe_value: str | None) -> str | None:
     """Return the result (JSON text) that a probe found, or None: no trace now. Its value is `null` or `[result]`."""
     if probe_value is None or probe_value == "null":

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
 from uuid import UUID
 
 from saga.core.definition import Policy
-from saga.core.events import Direction, EventKind
-from saga.core.retry import Retry
+from saga.core.events import Direction, EventKind, token_of
+from saga.core.pinned import ChildLink, Close, Link, LockLink
 
 
 class Phase(StrEnum):
@@ -49,36 +47,6 @@ class Track:
         """Give the track its whole budget again, as an operator's retry does."""
         self.used = self.lost = self.not_run = 0
         self.began_at = None
-
-
-class Close(StrEnum):
-    """What becomes of a child when its parent ends before it."""
-
-    WAIT = "wait"  #: the parent waits for it
-    CANCEL = "cancel"  #: it is undone
-    ABANDON = "abandon"  #: it goes on by itself
-
-
-@dataclass(frozen=True, slots=True)
-class ChildLink:
-    """A child run in the place of a task; the log pins it."""
-
-    saga: str
-    key: str
-    version: int
-    timeout_seconds: float | None
-    close: Close
-
-
-@dataclass(frozen=True, slots=True)
-class LockLink:
-    """A semantic lock in the place of a task; the log pins it."""
-
-    name: str
-    wait: bool
-
-
-Link = ChildLink | LockLink
 
 
 @dataclass(slots=True)
@@ -160,91 +128,31 @@ class StepState:
             return False
         return not self.must_go and not (self.undo and self.undo.phase is Phase.IN_FLIGHT)
 
+    def timer_before(self, track: Track) -> str:
+        """Return the name of the timer before a track's next attempt."""
+        return f"{track.direction}:{self.occurrence}"
 
-def policy_to_json(policy: Policy) -> dict[str, Any]:
-    """Return a policy as the JSON object that the log pins."""
-    retry = policy.retry
-    value = {
-        "attempts": retry.attempts,
-        "first": retry.first_seconds,
-        "factor": retry.factor,
-        "max": retry.max_seconds,
-        "jitter": retry.jitter,
-        "timeout": policy.timeout_seconds,
-        "deadline": policy.deadline_seconds,
-    }
-    if policy.heartbeat_seconds is not None:  # most have none
-        value["heartbeat"] = policy.heartbeat_seconds
-    return value
+    def choose(self, track: Track) -> None:
+        """Note that policy chose this track: the other of action and probe has nothing left to decide."""
+        if track.direction is Direction.COMPENSATION:
+            return
+        for other in (self.action, self.probe):
+            if other is not None and other is not track and other.phase in (Phase.DUE, Phase.READY):
+                other.phase = Phase.IDLE
 
+    def end_action(self, seq: int) -> None:
+        """Note that nothing more will be heard of the action."""
+        self.action.phase = Phase.DONE
+        self.gave_up = self.gave_up or not self.succeeded
+        if not self.may_stand:
+            self.settled_seq = self.settled_seq or seq
 
-def policy_from_json(value: dict[str, Any]) -> Policy:
-    """Read what `policy_to_json` wrote."""
-    retry = Retry(
-        attempts=value["attempts"],
-        first_seconds=value["first"],
-        factor=value["factor"],
-        max_seconds=value["max"],
-        jitter=value["jitter"],
-    )
-    return Policy(
-        retry=retry,
-        timeout_seconds=value["timeout"],
-        deadline_seconds=value["deadline"],
-        heartbeat_seconds=value.get("heartbeat"),
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class Pinned:
-    """What the log pins of a step beside its input. `undo` is None where there is no compensation."""
-
-    task: str  #: the Celery task's name
-    policy: Policy
-    undo: Policy | None = None
-    probe: bool = False
-    link: Link | None = None
-    transactional: bool = False
-
-
-_pinned: dict[str, Pinned] = {}
-
-
-def pinned_text(pinned: Pinned) -> str:
-    """Return what is pinned as JSON text."""
-    value: dict[str, Any] = {
-        "task": pinned.task,
-        "policy": policy_to_json(pinned.policy),
-        "undo": policy_to_json(pinned.undo) if pinned.undo else None,
-        "probe": pinned.probe,
-    }
-    if pinned.transactional:
-        value["transactional"] = True
-    if pinned.link is not None:
-        value["child" if isinstance(pinned.link, ChildLink) else "lock"] = asdict(pinned.link)
-    return json.dumps(value, separators=(",", ":"))
-
-
-def read_pinned(text: str) -> Pinned:
-    """Read what `pinned_text` wrote; remembered, for it repeats."""
-    known = _pinned.get(text)
-    if known is None:
-        value = json.loads(text)
-        link: Link | None = None
-        if "child" in value:
-            child = value["child"]
-            link = ChildLink(**{**child, "close": Close(child["close"])})
-        elif "lock" in value:
-            link = LockLink(**value["lock"])
-        undo = policy_from_json(value["undo"]) if value["undo"] else None
-        known = Pinned(
-            value["task"],
-            policy_from_json(value["policy"]),
-            undo,
-            value["probe"],
-            link,
-            value.get("transactional", False),
-        )
-        if len(_pinned) < 4_096:
-            _pinned[text] = known
-    return known
+    def undo_once_more(self, run: UUID) -> Track:
+        """Make a compensation with a token of its own ready: who remembers the first would only repeat its answer."""
+        assert self.undo is not None
+        self.undos += 1
+        self.undo_again = False
+        token = token_of(run, self.occurrence, Direction.COMPENSATION, again=self.undos)
+        self.undo = Track(token, Direction.COMPENSATION, self.undo.policy, self.undo.task, phase=Phase.READY)
+        self.tracks = (*self.tracks[:-1], self.undo)
+        return self.undo

@@ -12,13 +12,12 @@ from collections.abc import Callable
 from typing import Any, Generic, TypeVar, cast
 from uuid import UUID, uuid4
 
-import psycopg
-
 from saga.core import inside
 from saga.core.address import check_key, new_run_id, shard_of
 from saga.core.context import Context
 from saga.core.definition import SagaDefinition
 from saga.core.errors import (
+    AcceptanceUnknown,
     ConfigurationError,
     DatabaseUnreachable,
     DefinitionError,
@@ -34,10 +33,14 @@ from saga.core.errors import (
 )
 from saga.core.events import Event, EventKind, start_payload
 from saga.core.lifecycle import ENDED, Status
+from saga.core.outcome import json_after
 from saga.core.signals import Signal, Update, signal_payload
-from saga.core.state import State, json_after
+from saga.core.state import State
+from saga.engine.database import Psycopg, Unanswered
 from saga.engine.installation import Installation, current_installation
+from saga.engine.pauses import pauses
 from saga.engine.records import SHARDS
+from saga.engine.store.connect import answered_within
 from saga.engine.store.reading import FoundRun, Look
 from saga.engine.stuck import fold, occurrence_of, result_of
 
@@ -48,6 +51,8 @@ Answer = TypeVar("Answer")
 
 #: Seconds between two looks at a run that is waited for: the first, and the longest.
 POLL_SECONDS = (0.005, 0.25)
+#: Seconds that such a look may always take, however little is left of the caller's time.
+LOOK_SECONDS = 1.0
 
 
 class Saga(SagaDefinition, Generic[In, Out]):
@@ -65,7 +70,10 @@ class Saga(SagaDefinition, Generic[In, Out]):
             ValueRefused: the input or the key cannot be stored; nothing was sent.
             RunExists: the key was started with another input; in the caller's transaction nobody looks, and
                 `handle.created` and `handle.result` say so later.
-            ConfigurationError: no database is set or reachable, or both `session=` and `connection=` are given.
+            AcceptanceUnknown: Postgres did not answer, also not when asked again: it may have been accepted. Start it
+                again with the same id. In the caller's transaction all errors are those of the caller's driver.
+            ConfigurationError: no database is set or reachable, or both `session=` and `connection=` are given; nothing
+                was sent.
             SchemaError: the tables are not there; the caller's transaction can only be rolled back.
             DefinitionError: called inside a saga function.
         """
@@ -134,6 +142,7 @@ class Handle(Generic[Out]):
         Raises:
             UnknownRun: the start is not committed, or no coordinator has taken it yet.
             RunExists: the key was started with another input.
+            ConfigurationError: no database is set, or it does not answer.
         """
         found = self._need()
         self._check_input(found)
@@ -144,6 +153,7 @@ class Handle(Generic[Out]):
 
         Raises:
             UnknownRun: there is no such run, or no coordinator has taken its start yet.
+            ConfigurationError: no database is set, or it does not answer.
         """
         return Status(self._need().row.status)
 
@@ -153,13 +163,15 @@ class Handle(Generic[Out]):
         Raises:
             UnknownRun: there is no such run, or no coordinator has taken its start yet.
             DecodeFailed: newer code has written in it what this code does not know.
+            ConfigurationError: no database is set, or it does not answer.
         """
-        found = self._need()
-        with self._installation.database.connection() as connection:
-            return [event for event, _ in self._installation.reading.events(connection, found.row.id)]
+        id, reading = self._need().row.id, self._installation.reading
+        return self._ask(lambda connection: reading.log(connection, id))
 
     def result(self, timeout: float = 30.0) -> Out:
         """Wait for the run's end, up to `timeout` seconds, and return its result.
+
+        Where Postgres takes what is asked and never answers, it may take three seconds more.
 
         Raises:
             ResultTimeout: it has not ended in that time; the message says what is known, such as "not committed yet".
@@ -167,27 +179,17 @@ class Handle(Generic[Out]):
             RunStalled: it stands in front of an operator.
             RunExists: the key was started with another input.
             DecodeFailed: its result does not fit this code.
+            ConfigurationError: no database is set.
         """
-        give_up_at = time.monotonic() + timeout
-        pause = POLL_SECONDS[0]
-        unreachable: Exception | None = None
-        while True:
-            found = None
-            try:
-                found, unreachable = self._find(), None
-            except (DatabaseUnreachable, psycopg.OperationalError) as error:
-                unreachable = error  # an outage is waited out like anything else
-            if found is not None:
-                self._check_input(found)
-                if found.row.status in ENDED or found.row.status == Status.STALLED:
-                    return self._outcome(found)
-            remaining = give_up_at - time.monotonic()
-            if remaining <= 0 and unreachable is not None:
-                raise ResultTimeout(f"run {self.address}: Postgres does not answer") from unreachable
-            if remaining <= 0:
-                raise ResultTimeout(self._why_not(self._look() if found is None else Look(found), timeout))
-            time.sleep(min(pause, remaining))
-            pause = min(pause * 1.5, POLL_SECONDS[1])
+
+        def ended() -> FoundRun | None:
+            found = self._find()
+            if found is None:
+                return None
+            self._check_input(found)
+            return found if found.row.status in ENDED or found.row.status == Status.STALLED else None
+
+        return self._outcome(self._until(ended, timeout, lambda: self._why_not(self._look(), timeout)))
 
     def cancel(self, *, session: Any = None, connection: Any = None) -> None:
         """Ask for the run to be undone; past its pivot it is refused, and the log says so.
@@ -199,7 +201,9 @@ class Handle(Generic[Out]):
         Raises:
             UnknownRun: there is no such run.
             RunEnded: it has ended.
-            ConfigurationError: both `session=` and `connection=` are given.
+            AcceptanceUnknown: Postgres did not answer, and it may have been accepted.
+            ConfigurationError: no database is set or reachable, or both `session=` and `connection=` are given; nothing
+                was sent.
             SchemaError: the tables are not there; the caller's transaction can only be rolled back.
         """
         self._tell(EventKind.CANCEL_REQUESTED, target=_one_of(session, connection))
@@ -210,6 +214,8 @@ class Handle(Generic[Out]):
         Raises:
             UnknownRun: there is no such run.
             RunEnded: it has ended.
+            AcceptanceUnknown: Postgres did not answer, and it may have been accepted.
+            ConfigurationError: no database is set or reachable; nothing was sent.
         """
         self._tell(EventKind.TERMINATE_REQUESTED)
 
@@ -223,6 +229,8 @@ class Handle(Generic[Out]):
             UnknownRun: there is no such run.
             ValueRefused: it is not stalled, or the step is not stuck; the message lists what is.
             DecodeFailed: newer code has written in its log what this code does not know.
+            AcceptanceUnknown: Postgres did not answer, and it may have been accepted.
+            ConfigurationError: no database is set or reachable; nothing was sent.
         """
         if step is None:
             status = self.status()
@@ -231,7 +239,7 @@ class Handle(Generic[Out]):
             self._tell(EventKind.RETRY_REQUESTED)
             return None
         occurrence = occurrence_of(self._fold(), self.address, step)
-        self._tell(EventKind.RETRY_REQUESTED, step=occurrence)
+        self._tell(EventKind.RETRY_REQUESTED, dedupe=occurrence)
         return occurrence
 
     def resolve(self, step: str, *, evidence: str, result: str | None = None) -> str:
@@ -244,6 +252,8 @@ class Handle(Generic[Out]):
             UnknownRun: there is no such run.
             ValueRefused: the step is not stuck, the evidence is empty, or the result does not fit the step.
             DecodeFailed: newer code has written in its log what this code does not know.
+            AcceptanceUnknown: Postgres did not answer, and it may have been accepted.
+            ConfigurationError: no database is set or reachable; nothing was sent.
         """
         if not evidence.strip():
             raise ValueRefused("resolve needs evidence: say who looked where and saw what")
@@ -251,7 +261,7 @@ class Handle(Generic[Out]):
         occurrence = occurrence_of(state, self.address, step)
         text = result_of(state, self._installation.definitions, occurrence, result)
         payload = f'{{"evidence":{json.dumps(evidence)},"result":{text}}}'
-        self._tell(EventKind.RESOLVED, step=occurrence, payload=payload)
+        self._tell(EventKind.RESOLVED, dedupe=occurrence, payload=payload)
         return occurrence
 
     def send(
@@ -273,58 +283,86 @@ class Handle(Generic[Out]):
             UnknownSignal: the saga does not declare this signal.
             UnknownRun: there is no such run.
             RunEnded: it has ended.
+            AcceptanceUnknown: Postgres did not answer, and it may have been accepted; the message has the id with which
+                it can be sent again. In the caller's transaction all errors are those of the caller's driver.
+            ConfigurationError: no database is set or reachable, or both `session=` and `connection=` are given; nothing
+                was sent.
+            SchemaError: the tables are not there; the caller's transaction can only be rolled back.
         """
         self._signal(signal, value, id, session=session, connection=connection)
 
     def update(self, update: Update[T, Answer], value: T, /, *, id: str | None = None, timeout: float = 30.0) -> Answer:
         """Send an update to the run, wait up to `timeout` seconds for its answer, and return it.
 
-        Sent again with the same `id` it is done once, and answered alike.
+        Sent again with the same `id` it is done once, and answered alike. An outage after it was sent is waited out, as
+        by `result`.
 
         Raises:
             UpdateRefused: the saga refused it.
-            ResultTimeout: there was no answer in that time; it may come later: ask again with the same id.
+            ResultTimeout: there was no answer in that time; it may come later: ask again with the id that it names.
             RunEnded: the run ended without an answer.
             ValueRefused: the value does not fit.
             UnknownSignal: the saga does not declare this update.
             UnknownRun: there is no such run.
+            AcceptanceUnknown: Postgres did not answer, and it may have been accepted: ask again with the id that the
+                message names.
+            ConfigurationError: no database is set or reachable; nothing was sent.
         """
-        found = self._answer_to(self._find(), id) if id is not None else None
-        if found is None:
-            id = self._signal(update, value, id)
-        give_up_at = time.monotonic() + timeout
-        pause = POLL_SECONDS[0]
-        while found is None:
-            looked = self._look()
-            ended = looked.found is not None and looked.found.row.ended_at is not None
-            assert id is not None
-            found = self._answer_to(looked.found, id)
-            if found is None and ended:
-                raise RunEnded(f"run {self.address} ended without an answer to update {update.name}")
-            if found is None and time.monotonic() >= give_up_at:
-                raise ResultTimeout(f"run {self.address} has not answered update {update.name} after {timeout:g} s")
-            if found is None:
-                time.sleep(pause)
-                pause = min(pause * 1.5, POLL_SECONDS[1])
-        refused = json.loads(found).get("refused")
+        said = None if id is None else self._answer(id)[0]
+        if said is None:
+            sent = self._signal(update, value, id)
+
+            def answered() -> str | None:
+                answer, ended = self._answer(sent)
+                if answer is None and ended:
+                    raise RunEnded(f"run {self.address} ended without an answer to update {update.name}")
+                return answer
+
+            late = f"run {self.address} has not answered update {update.name} (id {sent}) after {timeout:g} s"
+            said = self._until(answered, timeout, lambda: late)
+        refused = json.loads(said).get("refused")
         if refused is not None:
             raise UpdateRefused(refused)
-        return cast(Answer, self._installation.codec.decode_answer(update, json_after(found, "answer")))
+        return cast(Answer, self._installation.codec.decode_answer(update, json_after(said, "answer")))
 
     def state(self) -> Any:
         """Return what the saga showed last by `ctx.set_state`, as plain JSON; None where it has shown nothing.
 
         Raises:
             UnknownRun: there is no such run, or no coordinator has taken its start yet.
+            ConfigurationError: no database is set, or it does not answer.
         """
         found = self._need()
         return None if found.state is None else json.loads(found.state)
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
+    def _ask(self, what: Callable[[Psycopg], T]) -> T:
+        return self._installation.database.ask(what)
+
     def _find(self) -> FoundRun | None:
-        with self._installation.database.connection() as connection:
-            return self._installation.reading.find(connection, self.saga, self.key)
+        return self._ask(lambda connection: self._installation.reading.find(connection, self.saga, self.key))
+
+    def _until(self, look: Callable[[], T | None], timeout: float, why_not: Callable[[], str]) -> T:
+        """Look until there is something, for up to `timeout` seconds; an outage is waited out like anything else.
+
+        Raises:
+            ResultTimeout: there is nothing yet (with `why_not`), or Postgres does not answer.
+        """
+        give_up_at = time.monotonic() + timeout
+        waits = pauses(*POLL_SECONDS, factor=1.5)
+        while True:
+            try:
+                with answered_within(max(give_up_at - time.monotonic(), LOOK_SECONDS)):
+                    found = look()
+                    if found is not None:
+                        return found
+                    if time.monotonic() >= give_up_at:
+                        raise ResultTimeout(why_not())
+            except DatabaseUnreachable as error:
+                if time.monotonic() >= give_up_at:
+                    raise ResultTimeout(f"run {self.address}: Postgres does not answer") from error
+            time.sleep(max(min(next(waits), give_up_at - time.monotonic()), 0.0))
 
     def _signal(
         self, signal: Signal[T], value: T, id: str | None, *, session: Any = None, connection: Any = None
@@ -339,18 +377,23 @@ class Handle(Generic[Out]):
             raise ValueRefused(f"id={id!r}: expected 1 to 200 characters")
         id = id or str(uuid4())
         payload = signal_payload(signal.name, self._installation.codec.encode_signal(signal, value))
-        self._tell(EventKind.SIGNAL_RECEIVED, step=id, payload=payload, target=_one_of(session, connection))
+        self._tell(EventKind.SIGNAL_RECEIVED, dedupe=id, payload=payload, target=_one_of(session, connection))
         return id
 
-    def _answer_to(self, found: FoundRun | None, id: str) -> str | None:
-        if found is None:
-            return None
-        with self._installation.database.connection() as connection:
-            return self._installation.reading.answer(connection, found.row.id, id)
+    def _answer(self, id: str) -> tuple[str | None, bool]:
+        """Return the answer to an update, if there is one, and whether the run had ended before that was read."""
+        reading = self._installation.reading
+
+        def look(connection: Psycopg) -> tuple[str | None, bool]:
+            found = reading.find(connection, self.saga, self.key)
+            if found is None:
+                return None, False
+            return reading.answer(connection, found.row.id, id), found.row.ended_at is not None
+
+        return self._ask(look)
 
     def _look(self) -> Look:
-        with self._installation.database.connection() as connection:
-            return self._installation.reading.look(connection, self.saga, self.key)
+        return self._ask(lambda connection: self._installation.reading.look(connection, self.saga, self.key))
 
     def _need(self) -> FoundRun:
         looked = self._look()
@@ -360,8 +403,7 @@ class Handle(Generic[Out]):
 
     def _fold(self) -> State:
         id, reading = self._need().row.id, self._installation.reading
-        with self._installation.database.connection() as connection:
-            return fold(id, reading.log(connection, id), lambda undone: reading.log(connection, undone))
+        return self._ask(lambda c: fold(id, reading.log(c, id), lambda undone: reading.log(c, undone)))
 
     def _check_input(self, found: FoundRun) -> None:
         if self._input_digest is not None and found.row.input_digest != self._input_digest:
@@ -371,7 +413,7 @@ class Handle(Generic[Out]):
             )
 
     def _tell(
-        self, kind: EventKind, *, target: Any = None, step: str | None = None, payload: str | None = None
+        self, kind: EventKind, *, target: Any = None, dedupe: str | None = None, payload: str | None = None
     ) -> None:
         if target is None:
             looked = self._look()
@@ -380,7 +422,7 @@ class Handle(Generic[Out]):
             if looked.found is not None and looked.found.row.ended_at is not None:
                 status = looked.found.row.status
                 raise RunEnded(f"run {self.address} has ended ({status}): nothing can be asked of it")
-        self._send(kind, payload=payload, step=step, target=target)
+        self._send(kind, payload=payload, dedupe=dedupe, target=target)
 
     def _send(
         self,
@@ -389,10 +431,10 @@ class Handle(Generic[Out]):
         payload: str | None,
         run: UUID | None = None,
         lane: int = 0,
-        step: str | None = None,
+        dedupe: str | None = None,
         target: Any = None,
     ) -> None:
-        # Arrivals for a step name its occurrence in `dedupe`: the log keeps it as the event's key.
+        # A signal's id; for an act on a step the step's occurrence. The log keeps it as the event's key.
         sending = self._installation.sending
         values: dict[str, Any] = {
             "shard": shard_of(self.saga, self.key, SHARDS),
@@ -401,14 +443,19 @@ class Handle(Generic[Out]):
             "saga": self.saga,
             "key": self.key,
             "kind": kind.value,
-            "dedupe": step,
+            "dedupe": dedupe,
             "payload": payload,
         }
         if target is not None:
             sending.send(target, **values)
             return
-        with self._installation.database.connection() as connection:
-            sending.send(connection, **values)
+        try:
+            self._ask(lambda connection: sending.send(connection, **values))
+        except Unanswered as error:
+            raise AcceptanceUnknown(
+                f"nobody knows whether run {self.address} got what was sent to it ({kind}): {error}; "
+                f"{_again(kind, dedupe)}"
+            ) from error
 
     def _why_not(self, looked: Look, timeout: float) -> str:
         after = f" after {timeout:g} s" if timeout else ""
@@ -428,6 +475,15 @@ class Handle(Generic[Out]):
         if row.status == Status.STALLED:
             raise RunStalled(self.address, row.status, row.reason or "", said.get("message", ""))
         raise RunFailed(self.address, row.status, row.cause or "", said.get("message", ""))
+
+
+def _again(kind: EventKind, dedupe: str | None) -> str:
+    """Say how to send the same again."""
+    if kind is EventKind.RUN_STARTED:
+        return "start it again with the same id: however often it is started, it is one run"
+    if kind is EventKind.SIGNAL_RECEIVED:
+        return f"send it again with id={dedupe!r}: however often it is sent, it counts once"
+    return "look where the run stands, and ask again if nothing came of it"
 
 
 def _one_of(session: Any, connection: Any) -> Any:

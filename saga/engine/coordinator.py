@@ -195,6 +195,9 @@ class Coordinator:
     def _turn_connection(self) -> Connection:
         if self._connection is None or self._connection.closed:
             self._connection = self._connect()
+            forgotten = self._membership.remember(self._connection)
+            if forgotten:
+                log.warning("Postgres crashed: %d attempts that nobody has claimed may be running", forgotten)
         return self._connection
 
     def _disconnect(self) -> None:

@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 from sqlalchemy import Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from saga.core.errors import ConfigurationError, DatabaseUnreachable, SchemaError
-from saga.engine.store.connect import PROBES, Bounded
+from saga.engine.pauses import pauses
+from saga.engine.store.connect import PROBES, Bounded, answered_within, connecting_seconds, seconds_left
 
 Psycopg = psycopg.Connection[Any]
+T = TypeVar("T")
+
+#: Seconds in which a new connection must stand; libpq takes 2 for anything less.
+CONNECT_SECONDS = 5
+#: Seconds for which a client asks the same again after it got no answer.
+AGAIN_SECONDS = 10.0
+#: Seconds between two such tries: the first, and the longest.
+RETRY_SECONDS = (0.05, 1.0)
+
+
+class Unanswered(DatabaseUnreachable):
+    """Raised when something was asked of Postgres and nobody knows whether it was executed."""
 
 
 class Database:
@@ -63,7 +79,7 @@ class Database:
                     pool_pre_ping=True,
                     isolation_level="AUTOCOMMIT" if autocommit else "READ COMMITTED",
                     connect_args={
-                        "connect_timeout": 5,
+                        "connect_timeout": CONNECT_SECONDS,
                         "application_name": "saga-client",
                         **PROBES,
                         **({"prepare_threshold": None} if self._pooler else {}),
@@ -88,24 +104,67 @@ class Database:
         Raises:
             DatabaseUnreachable: the message names host and port, never the password.
             SchemaError: the tables are not there.
+            psycopg.OperationalError: it broke in the middle of what was asked.
         """
         try:
             pooled = self.engine(autocommit=True).connect()
-        except (OperationalError, InterfaceError) as error:
-            shown = make_url(self.url).render_as_string(hide_password=True)
-            reason = str(error.orig).strip().splitlines()[0]
-            raise DatabaseUnreachable(f"cannot reach the database {shown}: {reason}") from error
+        except (OperationalError, InterfaceError, PoolTimeout) as error:
+            reason = _first_line(getattr(error, "orig", None) or error)
+            raise DatabaseUnreachable(f"cannot reach the database {self._shown}: {reason}") from error
         with pooled:
             driver = pooled.connection.driver_connection
             assert isinstance(driver, psycopg.Connection)
             try:
                 yield driver
+            except (psycopg.OperationalError, psycopg.InterfaceError):
+                pooled.invalidate()
+                raise
             except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName) as error:
                 raise SchemaError(
                     f"the tables of schema {self.schema!r} are not there: run `celery -A <your app> saga upgrade` "
                     "on this database, or set saga_schema to where they are"
                 ) from error
 
+    def ask(self, what: Callable[[Psycopg], T]) -> T:
+        """Ask Postgres, and the same again on a new connection where it gave no answer, for up to AGAIN_SECONDS.
+
+        So `what` may be executed more than once.
+
+        Raises:
+            DatabaseUnreachable: it cannot be reached, and nothing was asked.
+            Unanswered: there was no answer.
+            SchemaError: the tables are not there.
+        """
+        left = again_until = math.inf
+        unanswered: Unanswered | None = None
+        waits = pauses(*RETRY_SECONDS)
+        while True:
+            pause = next(waits)
+            try:
+                with answered_within(left), self.connection() as connection:
+                    return what(connection)
+            except DatabaseUnreachable as error:
+                if unanswered is None:
+                    raise
+                unanswered, cause = Unanswered(str(error)), error.__cause__
+            except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+                if unanswered is None:
+                    again_until = time.monotonic() + min(AGAIN_SECONDS, seconds_left())
+                unanswered = Unanswered(f"no answer from the database {self._shown}: {_first_line(error)}")
+                cause = error
+            left = again_until - time.monotonic() - pause
+            if left <= 0:
+                raise unanswered from cause
+            time.sleep(pause)
+
+    @property
+    def _shown(self) -> str:
+        return make_url(self.url).render_as_string(hide_password=True)
+
 
 def _connect_bounded(_dialect: Any, _record: Any, arguments: Any, options: Any) -> Psycopg:
-    return Bounded.connect(*arguments, **options)
+    return Bounded.connect(*arguments, **{**options, "connect_timeout": connecting_seconds(CONNECT_SECONDS)})
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

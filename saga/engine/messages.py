@@ -15,7 +15,7 @@ from typing import Any
 from celery import Celery
 from kombu.connection import Connection as BrokerConnection
 
-from saga.core.state import GRACE_SECONDS
+from saga.core.attempts import GRACE_SECONDS
 from saga.engine.records import TaskMessage
 
 #: Messages of one pipeline.

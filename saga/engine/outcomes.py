@@ -13,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from billiard.common import terminate_handler_fired
+
 from saga.core.definition import AnyStep, Step
 from saga.core.errors import Abort, DecodeFailed, RetryLater, ValueRefused, describe
 from saga.core.events import Direction, EventKind
@@ -52,24 +54,33 @@ def run_attempt(
     Nothing is raised: SystemExit and KeyboardInterrupt come back as an unknown outcome too. `function` stands for the
     declared one, in tests.
     """
-    chosen = function or function_of(step, direction)
     try:
-        if chosen is None:
+        return _attempt(step, direction, given, codec, function or function_of(step, direction))
+    except BaseException as error:  # a time limit or a shutdown strikes anywhere, not in the function only
+        return unknown(step, direction, error)
+
+
+def unknown(step: AnyStep, direction: Direction, error: BaseException) -> Ended:
+    """Return how an attempt ended in whose middle this struck: what landed nobody knows, or it is rolled back."""
+    rolled_back = step.transactional and direction is not Direction.PROBE
+    return Ended(EventKind.STEP_ROLLED_BACK if rolled_back else EventKind.STEP_UNKNOWN, _said(error), error)
+
+
+def _attempt(step: AnyStep, direction: Direction, given: str, codec: JsonCodec, function: Call | None) -> Ended:
+    try:
+        if function is None:
             raise DecodeFailed(f"step {step.name} has no {direction} in this code")
         arguments = _arguments(step, direction, given, codec)
     except DecodeFailed as error:
         return Ended(EventKind.STEP_NOT_RUN, json.dumps(describe(error)), error)
     try:
-        value = _call(chosen, arguments)
+        value = _call(function, arguments)
     except Abort as error:
         if direction is Direction.PROBE:
             return Ended(EventKind.STEP_UNKNOWN, _said(TypeError("Abort in a probe: return None for no trace")), error)
         return Ended(EventKind.STEP_FAILED, _said(error), error)
     except RetryLater as error:
         return Ended(EventKind.STEP_POSTPONED, json.dumps(error.after_seconds), error)
-    except BaseException as error:
-        rolled_back = step.transactional and direction is not Direction.PROBE
-        return Ended(EventKind.STEP_ROLLED_BACK if rolled_back else EventKind.STEP_UNKNOWN, _said(error), error)
     return _returned(step, direction, value, codec)
 
 
@@ -120,4 +131,7 @@ def _loop() -> asyncio.AbstractEventLoop:
 
 
 def _said(error: BaseException) -> str:
-    return json.dumps(describe(error))
+    said = describe(error)
+    if isinstance(error, SystemExit) and terminate_handler_fired():  # its code is the number of a signal, in disguise
+        said["message"] = "its worker was shut down in mid-step"
+    return json.dumps(said)

@@ -10,8 +10,8 @@ from typing import Self
 
 import psycopg
 
+from saga.core.attempts import GRACE_SECONDS
 from saga.core.current import Attempt
-from saga.core.state import GRACE_SECONDS
 from saga.engine.installation import Installation
 from saga.engine.records import Claim
 from saga.engine.store.connect import Connection, connect

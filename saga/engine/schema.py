@@ -7,6 +7,7 @@
 | run | one run, for ever: its address, where it stands, the head of its log; never more than the log says |
 | event | one entry of a run's log: append-only, gapless by (run, seq), hash-chained; the only truth |
 | task | one attempt that is to be run or is being run, and who claimed it; **no row means finished or fenced** |
+| unbroken | one row: since when no crash of Postgres has forgotten claims; unlogged, so that a crash empties it |
 | inbox | something that arrived for a run and that no turn has taken yet: starts, outcomes, cancels, operators' acts |
 | timer | when a run wants to be woken |
 | lock | a run's place in line for a semantic lock, and who holds it |
@@ -57,6 +58,7 @@ def grants(schema: str, role: str) -> tuple[str, ...]:
         f"GRANT SELECT, INSERT ON {s}.event, {s}.incident TO {to}",
         f"GRANT SELECT, INSERT, UPDATE ON {s}.run, {s}.coordinator TO {to}",
         f"GRANT SELECT, UPDATE ON {s}.shard TO {to}",
+        f"GRANT SELECT, INSERT ON {s}.unbroken TO {to}",
         f"GRANT SELECT, INSERT, UPDATE, DELETE ON {s}.task, {s}.inbox, {s}.timer, {s}.lock TO {to}",
         f"GRANT SELECT ON SEQUENCE {s}.task_id_seq TO {to}",
         f"GRANT EXECUTE ON FUNCTION {s}.commit_turns_v1, {s}.turn_locks_v1 TO {to}",

@@ -13,8 +13,10 @@ from uuid import UUID
 from saga.core.definition import VoidStep
 from saga.core.errors import ValueRefused
 from saga.core.events import Direction, Event, taken_back
+from saga.core.fold import apply
+from saga.core.pinned import ChildLink
+from saga.core.remains import remains_of
 from saga.core.state import State
-from saga.core.tracks import ChildLink
 from saga.engine.registry import Definitions
 from saga.engine.shapes import load
 
@@ -25,10 +27,9 @@ def fold(run: UUID, events: Iterable[Event], log_of: Callable[[UUID], Iterable[E
     undone = taken_back(json.loads(log[0].payload or "{}")) if log else ()
     state = State(run)
     if undone:
-        state = State(undone[0][0])
-        state.take_back(event for one, _ in undone for event in log_of(one))
+        state = remains_of(undone[0][0], (event for one, _ in undone for event in log_of(one)))
     for event in log:
-        state.apply(event)
+        apply(state, event)
     return state
 
 

@@ -26,7 +26,7 @@ from saga.core.events import (
 )
 from saga.core.execution import Blocked, Execution, Input
 from saga.core.lifecycle import SUSPENDING, StallReason, Status
-from saga.core.state import json_after
+from saga.core.outcome import json_after
 from saga.engine.alarm import deadline
 from saga.engine.cache import Cache, CachedRun
 from saga.engine.preparing import BY_PARENT, Prepared, answer_of

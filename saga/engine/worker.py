@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -21,19 +20,20 @@ from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from saga.core.attempts import GRACE_SECONDS
 from saga.core.current import Attempt, attempt_now
 from saga.core.definition import AnyStep, place_of
 from saga.core.errors import Abort, DefinitionError, RetryLater, describe
 from saga.core.events import Direction, EventKind, split_task_name
 from saga.core.outcome import wrap
-from saga.core.state import GRACE_SECONDS
 from saga.engine.crashpoints import Point, reach
 from saga.engine.heart import Heart
 from saga.engine.installation import Installation
-from saga.engine.outcomes import Ended, function_of, run_attempt
+from saga.engine.outcomes import Ended, function_of, run_attempt, unknown
+from saga.engine.pauses import pauses
 from saga.engine.records import Claim
 from saga.engine.renewing import Renewer
-from saga.engine.store.connect import Connection, connect
+from saga.engine.store.connect import Connection, answered_within, connect, seconds_left
 from saga.engine.store.failures import CommitUnknown
 
 log = logging.getLogger("saga.worker")
@@ -41,6 +41,8 @@ T = TypeVar("T")
 
 #: Seconds between two tries to reach Postgres: the first, and the longest.
 RETRY_SECONDS = (0.05, 2.0)
+#: Seconds for which a worker that is told to end at once tells how its attempt ended; then the lease tells.
+LEAVING_SECONDS = 5.0
 
 #: What is no answer: Postgres is away, or its tables are (a worker that burnt its messages on that would be worse).
 _NO_ANSWER = (
@@ -123,17 +125,17 @@ def perform(installation: Installation, task: str, token: UUID, run: str, number
         Ignore: another delivery has it, or it is over.
         Reject: Postgres did not answer; the message is to be delivered again.
         Retry: the outcome is recorded and another attempt may follow; Celery shows it as RETRY, and sends nothing.
+        SystemExit: this process is to end, in the middle of it; the outcome is recorded if Postgres answered in time.
         Exception: the outcome is recorded; Celery shows the task as failed.
     """
     reach(Point.WORKER_RECEIVED, task)
     step, direction = _step_of(installation, task)
     claimant = uuid4()
     working = installation.working
-    durable = not (step.transactional and direction is not Direction.PROBE)
     try:
         claim = _until_answered(
             installation,
-            lambda connection: working.claim(connection, token, number, claimant, durable=durable),
+            lambda connection: working.claim(connection, token, number, claimant),
             cut_off=SoftTimeLimitExceeded,
         )
     except SoftTimeLimitExceeded:
@@ -160,6 +162,7 @@ def perform(installation: Installation, task: str, token: UUID, run: str, number
     running.progress, running.beat = claim.progress, heart.beat
     reset = attempt_now.set(running)
     began = time.monotonic()
+    ended: Ended | None = None
     try:
         with Renewer(installation, claim, running):
             if step.transactional and direction is not Direction.PROBE:
@@ -171,7 +174,14 @@ def perform(installation: Installation, task: str, token: UUID, run: str, number
             else:
                 ended = run_attempt(step, direction, claim.input, installation.codec)
                 reach(Point.WORKER_RAN, claim.name)
+                _leave_if_told(ended)
                 _record(installation, claim, ended, began, heart.told)
+    except SystemExit as error:
+        # A cold shutdown strikes anywhere, and once; in mid-statement nobody can use the connection any more.
+        disconnect(installation)
+        with suppress(*_NO_ANSWER), answered_within(LEAVING_SECONDS):
+            _record(installation, claim, ended or unknown(step, direction, error), began, heart.told)
+        raise
     finally:
         attempt_now.reset(reset)
     reach(Point.WORKER_RECORDED, claim.name)
@@ -183,13 +193,19 @@ def _step_of(installation: Installation, task: str) -> tuple[AnyStep, Direction]
     return installation.definitions.steps[name], direction
 
 
+def _leave_if_told(ended: Ended) -> None:
+    """Raise the SystemExit that struck in the function: what is left to do has to be done at once."""
+    if isinstance(ended.error, SystemExit):
+        raise ended.error
+
+
 def _record(installation: Installation, claim: Claim, ended: Ended, began: float, progress: str | None = None) -> None:
     """Tell the outcome until there is an answer; a fenced attempt tells it late, for it may be the only witness."""
     working = installation.working
     payload = _payload(ended, began, progress)
     recorded = _until_answered(
         installation,
-        lambda connection: working.record_outcome(connection, claim, ended.kind, payload, durable=False),
+        lambda connection: working.record_outcome(connection, claim, ended.kind, payload),
     )
     if not recorded:
         log.warning("attempt %s of %s was fenced while it ran; its outcome is told late", claim.attempt, claim.name)
@@ -217,7 +233,7 @@ def _run_in_transaction(
     engine = installation.database.engine(autocommit=False)
     ended: Ended | None = None
     cut_off: SoftTimeLimitExceeded | None = None
-    pauses = _pauses()
+    waits = pauses(*RETRY_SECONDS)
     while cut_off is None:
         try:
             with _lent(engine) as connection:
@@ -245,7 +261,7 @@ def _run_in_transaction(
         try:
             mine = _is_still_mine(installation, claim, cut_off=SoftTimeLimitExceeded)
             if mine:
-                time.sleep(next(pauses))
+                time.sleep(next(waits))
         except SoftTimeLimitExceeded as error:
             cut_off = error
             mine = _is_still_mine(installation, claim)
@@ -254,6 +270,7 @@ def _run_in_transaction(
     if cut_off is not None:  # its time was over before anything landed
         ended = Ended(EventKind.STEP_ROLLED_BACK, json.dumps(describe(cut_off)), cut_off)
     assert ended is not None
+    _leave_if_told(ended)
     if ended.kind is EventKind.STEP_REFUSED:  # rolled back with the transaction: nothing landed
         ended = Ended(EventKind.STEP_ROLLED_BACK, ended.value, ended.error)
     _record(installation, claim, ended, began)
@@ -277,16 +294,7 @@ def _lent(engine: sqlalchemy.Engine) -> Iterator[sqlalchemy.Connection]:
 
 def _is_still_mine(installation: Installation, claim: Claim, *, cut_off: type[BaseException] = _Never) -> bool:
     """Wait for an answer about an attempt whose transaction has none. True: nothing landed, and it may run again."""
-    working = installation.working
-    token, attempt, claimant = claim.token, claim.attempt, claim.claimant
-    standing = _until_answered(installation, lambda c: working.still_claimed(c, token, attempt), cut_off=cut_off)
-    if standing.exists and standing.claimed_by is None:
-        # A crash of Postgres forgot the claim, which was not durable: its message is in hand still.
-        again = _until_answered(
-            installation, lambda c: working.claim(c, token, attempt, claimant, durable=False), cut_off=cut_off
-        )
-        return again is not None
-    return standing.claimed_by == claimant
+    return _until_answered(installation, lambda c: installation.working.still_claimed(c, claim), cut_off=cut_off)
 
 
 def _show(step: AnyStep, direction: Direction, number: int, ended: Ended) -> None:
@@ -306,17 +314,21 @@ def _until_answered(
 ) -> T:
     """Ask Postgres until there is an answer: without one nothing may run, and nothing may be acknowledged.
 
-    Only `cut_off` ends it, wherever it strikes; a soft time limit otherwise is one more reason to ask again.
+    Only `cut_off` ends it, wherever it strikes, and the end of `answered_within`; a soft time limit otherwise is one
+    more reason to ask again.
     """
-    pauses = _pauses()
+    waits = pauses(*RETRY_SECONDS)
     while True:
         try:
             try:
                 return ask(_connection(installation))
             except _NO_ANSWER as error:
-                pause = next(pauses)
-                log.warning("no answer from Postgres (%s); asking again in %.2f s", type(error).__name__, pause)
+                pause = next(waits)
                 disconnect(installation)
+                if seconds_left() < pause:
+                    log.warning("no answer from Postgres (%s): the lease will tell", type(error).__name__)
+                    raise
+                log.warning("no answer from Postgres (%s); asking again in %.2f s", type(error).__name__, pause)
                 time.sleep(pause)
         except cut_off:
             disconnect(installation)
@@ -324,14 +336,6 @@ def _until_answered(
         except SoftTimeLimitExceeded:
             log.warning("the soft time limit struck while Postgres was asked; asking again")
             disconnect(installation)
-
-
-def _pauses() -> Iterator[float]:
-    """Yield the seconds before each further try: longer every time, and spread, or all workers come at once."""
-    pause = RETRY_SECONDS[0]
-    while True:
-        yield pause * random.uniform(0.5, 1.0)  # noqa: S311 - spreads reconnects, no secret
-        pause = min(pause * 2, RETRY_SECONDS[1])
 
 
 def _connection(installation: Installation) -> Connection:

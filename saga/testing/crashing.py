@@ -1,4 +1,4 @@
-"""Every place at which a run can be killed: one play each, and the user's invariant after it.
+"""Every place at which a process can die or freeze: one play each, and the user's invariant after it.
 
 It knows how plays and boundaries are named, not what happens there: the stage does that.
 """
@@ -10,39 +10,35 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+import sqlalchemy
+
 from saga.core.definition import SagaDefinition
 from saga.core.lifecycle import Cause
 from saga.engine.crashpoints import Point
 from saga.testing.cast import Replacements
+from saga.testing.mishaps import MEANING, Frozen, Mishaps
 from saga.testing.play import START, Played, act
 from saga.testing.script import Sent
-from saga.testing.stage import Mishaps
-
-#: What dies at a boundary, and what is lost with it.
-MEANING = {
-    Point.TURN_DECIDED: "the coordinator dies before its decision is stored",
-    Point.TURN_COMMITTED: "the coordinator dies after its decision is stored, and before its messages are sent",
-    Point.TURN_PUBLISHED: "the coordinator dies after it has sent its messages, and they are sent again",
-    Point.WORKER_RECEIVED: "the worker dies with the message, before it has claimed the attempt",
-    Point.WORKER_CLAIMED: "the worker dies before the effect",
-    Point.WORKER_RAN: "the worker dies after the effect, before it is recorded",
-    Point.WORKER_RECORDED: "the worker dies after the record, and its message is delivered again",
-}
 
 
 @dataclass(frozen=True, slots=True)
 class CrashPoint:
-    """One play that is killed: where, and where the run is cancelled, if it is."""
+    """One play in which a process dies or freezes: where, and where the run is cancelled, if it is."""
 
     crash_at: str
     cancel_at: str | None = None
 
     def __str__(self) -> str:
         point, _, what = self.crash_at.partition(" ")
-        meaning = f"{MEANING[Point(point)]} ({what})"
+        meaning = f"{MEANING[point]} ({what})"
         if self.cancel_at is None:
             return meaning
         return f"{meaning}, in a run that is cancelled {'there' if self.cancel_at == self.crash_at else 'before'}"
+
+    @property
+    def freezes(self) -> bool:
+        """Whether a worker freezes there, and acts late."""
+        return self.crash_at.startswith(tuple(Frozen))
 
     @property
     def options(self) -> str:
@@ -59,13 +55,15 @@ def every_crash_point(
     before: Callable[[], object] | None = None,
     replace: Replacements | None = None,
     signals: Sequence[Sent] = (),
+    connection: sqlalchemy.Connection | None = None,
     now: datetime = START,
 ) -> int:
-    """Play a run once for each place at which a process can die, and call the invariant after each; return how many.
+    """Play a run once for each place at which a process can die or freeze, with the invariant after each; say how many.
 
     The run is killed at each boundary; at each once more while it is also cancelled there; and at each boundary of
-    its undo, cancelled as late as can be. After every kill the run is brought back from its log. `before` is called
-    before each play, to empty what fakes keep.
+    its undo, cancelled as late as can be. After every kill the run is brought back from its log. Then workers freeze
+    before their effect, and act when the next attempt or the undo has, or when the run has ended. `before` is called
+    before each play, to empty what fakes keep. `replace`, `signals`, `connection` and `now` are as for `play`.
 
     Raises:
         AssertionError: the invariant does not hold; the message says at which crash point, and how to play it alone.
@@ -76,13 +74,14 @@ def every_crash_point(
     def attempt(mishaps: Mishaps) -> Played:
         if before is not None:
             before()
-        return act(saga, given, mishaps, replace=replace, signals=signals, now=now)
+        return act(saga, given, mishaps, replace=replace, signals=signals, connection=connection, now=now)
 
     unharmed = Mishaps()
     _hold(saga, invariant, lambda: attempt(unharmed), "with no crash at all", "")
     points = [CrashPoint(name) for name in unharmed.passed]
     points += [CrashPoint(name, cancel_at=name) for name in unharmed.passed]
     points += _undo_points(attempt, unharmed.passed)
+    points.sort(key=lambda point: point.freezes)  # what is easier to understand is found first
     for number, point in enumerate(points, 1):
         mishaps = Mishaps(point.crash_at, point.cancel_at)
         _hold(

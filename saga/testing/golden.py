@@ -11,9 +11,9 @@ from saga.core.events import EventKind
 from saga.core.execution import Execution
 from saga.engine.client import Handle
 from saga.engine.codec import JsonCodec
-from saga.engine.history import History, from_json, to_json
+from saga.engine.history import History, from_json, history_of, to_json
+from saga.testing.memory import bring_back, let_go
 from saga.testing.play import Played
-from saga.testing.stage import why_broken
 
 
 def record(run: Handle[Any] | Played) -> str:
@@ -25,18 +25,21 @@ def record(run: Handle[Any] | Played) -> str:
     if isinstance(run, Played):
         saga, _, key = run.address.partition("/")
         return to_json(History(saga, key, run.run, run.events))
-    return to_json(History(run.saga, run.key, run._need().row.id, tuple(run.history())))
+    id, reading = run._need().row.id, run._installation.reading
+    return to_json(run._ask(lambda c: history_of(run.saga, run.key, id, lambda one: reading.log(c, one))))
 
 
 def replay(saga: SagaDefinition, history: str) -> None:
     """Check that this code asks for the same steps, in the same order, as the history does.
 
     What the engine decided by itself (retries, probes, the undo) is not decided again; so a run that was undone is
-    checked up to where it turned round.
+    checked up to where it turned round. Of a run that undoes a child (`…~undo`) the child is checked.
+
+    A saga function that blocks or loops is cut off as in a play: in the main thread only.
 
     Raises:
         ReplayMismatch: it asks for something else, or cannot read what is stored; the message says where.
-        DecodeFailed: the text is no history.
+        DecodeFailed: the text is no history, or lacks the log of the child that it undoes.
     """
     recorded = from_json(history)
     if (recorded.saga, recorded.version) != (saga.name, saga.version):
@@ -44,12 +47,14 @@ def replay(saga: SagaDefinition, history: str) -> None:
             f"the history of {recorded.address} is one of saga {recorded.saga} version {recorded.version}; this is "
             f"{saga.name} version {saga.version}: replay it with the definition of its own version"
         )
-    execution = Execution(recorded.run, recorded.key, saga, JsonCodec())
-    execution.replay(takewhile(lambda event: event.kind is not EventKind.RUN_COMPENSATING, recorded.events))
-    if execution.broken is not None:
+    # A run that undoes another asks for nothing itself: what its function asked for is in the log of that one.
+    asked = recorded.undoes or recorded
+    execution = Execution(asked.run, asked.key, saga, JsonCodec())
+    broken = bring_back(execution, takewhile(lambda event: event.kind is not EventKind.RUN_COMPENSATING, asked.events))
+    if broken:
         raise ReplayMismatch(
             f"saga {saga.name} version {saga.version} ({place_of(saga.function)}) does not follow the history of "
-            f"{recorded.address}: {why_broken(execution)}. Runs like it would stall: give the change a new version, "
+            f"{asked.address}: {broken}. Runs like it would stall: give the change a new version, "
             "or keep the old steps for them"
         )
-    execution.drop()
+    let_go(execution)

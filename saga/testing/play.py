@@ -13,17 +13,20 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+import sqlalchemy
+
 from saga.core.definition import SagaDefinition
 from saga.core.errors import SagaError, UnknownSignal, UpdateRefused, ValueRefused
 from saga.core.events import Event, EventKind
 from saga.core.execution import Input
 from saga.core.lifecycle import Cause, StallReason, Status
+from saga.core.outcome import json_after
 from saga.core.signals import Update, signal_payload
-from saga.core.state import json_after
 from saga.engine.codec import JsonCodec
 from saga.testing.cast import Cast, Replacements
+from saga.testing.mishaps import Mishaps
 from saga.testing.script import Sent
-from saga.testing.stage import Mishaps, Stage
+from saga.testing.stage import Stage
 
 #: The time at which a play starts unless it is told another.
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -59,6 +62,7 @@ def play(
     *,
     replace: Replacements | None = None,
     signals: Sequence[Sent] = (),
+    connection: sqlalchemy.Connection | None = None,
     now: datetime = START,
     cancel_after: int | timedelta | None = None,
     cancel_at: str | None = None,
@@ -67,20 +71,37 @@ def play(
     """Run a saga to its end, or until only an operator or a signal could help, and return what happened.
 
     `replace` maps a step, a compensation or a probe to what stands for it: an exception is raised, a callable is called
-    with the same arguments, anything else is returned. `signals` are what is sent to the run, see `send`. Time does not
-    pass: timers, retries and leases jump the clock, which starts at `now`. `cancel_after` cancels the run after a time,
-    or after so many attempts have ended. `crash_at` and `cancel_at` are names of boundaries, as `every_crash_point`
-    tells them: the process that is there dies, or the run is cancelled.
+    with the same arguments, anything else is returned. `signals` are what is sent to the run, see `send`. On
+    `connection` transactional steps play, each attempt in a savepoint that is rolled back unless it succeeds; the
+    transaction around them stays the caller's. Time does not pass: timers, retries and leases jump the clock, which
+    starts at `now`. `cancel_after` cancels the run after a time, or after so many attempts have ended. `crash_at` and
+    `cancel_at` are names of boundaries, as `every_crash_point` tells them: the process that is there dies or freezes,
+    or the run is cancelled.
+
+    A saga function that blocks or loops is cut off after five seconds, as a coordinator does with `saga_turn_seconds`
+    unless it is set, and the play ends stalled with `saga_bug`; so is one in which a debugger waits. That takes
+    SIGALRM, and so the main thread: in any other one such a play hangs.
 
     Raises:
         DefinitionError: the saga or a step cannot work.
-        ValueRefused: the input or a signal's value does not fit, or `now` has no time zone.
+        ValueRefused: the input or a signal's value does not fit, `now` has no time zone, or `connection` is not one of
+            SQLAlchemy's.
         UnknownSignal: the saga does not declare a signal that is sent.
         ReplayMismatch: after a crash the saga function asked for something else than before.
-        SagaError: the run made no end after ARRIVALS_MAX arrivals, or never came to a boundary that was named.
+        SagaError: the run made no end after ARRIVALS_MAX arrivals, never came to a boundary that was named, or a
+            transactional step wanted a connection and there is none.
     """
     mishaps = Mishaps(crash_at, cancel_at)
-    played = act(saga, given, mishaps, replace=replace, signals=signals, now=now, cancel_after=cancel_after)
+    played = act(
+        saga,
+        given,
+        mishaps,
+        replace=replace,
+        signals=signals,
+        connection=connection,
+        now=now,
+        cancel_after=cancel_after,
+    )
     for name in (crash_at, cancel_at):
         if name is not None and name not in mishaps.passed:
             passed = "\n  ".join(mishaps.passed)
@@ -95,6 +116,7 @@ def act(
     *,
     replace: Replacements | None,
     signals: Sequence[Sent],
+    connection: sqlalchemy.Connection | None,
     now: datetime,
     cancel_after: int | timedelta | None = None,
 ) -> Played:
@@ -102,7 +124,7 @@ def act(
     if now.tzinfo is None:
         raise ValueRefused(f"now={now!r} has no time zone: write datetime(…, tzinfo=UTC)")
     codec = JsonCodec()
-    cast = Cast(codec, replace or {})
+    cast = Cast(codec, replace or {}, connection)
     run = UUID(bytes=hashlib.sha256(f"play of {saga.name}".encode()).digest()[:16])
     text = codec.encode_saga_input(saga, given)
     letters = {f"play-{number}": sent for number, sent in enumerate(signals, 1)}
@@ -123,13 +145,15 @@ def act(
     if isinstance(cancel_after, timedelta):
         stage.arrive(Input(EventKind.CANCEL_REQUESTED, now + cancel_after))
         cancel_after = None
-    while stage.move():
-        if cancel_after is not None and stage.inbox_empty and len(cast.ran) >= cancel_after:
-            cancel_after = None
-            stage.arrive(Input(EventKind.CANCEL_REQUESTED, stage.now))
+    try:
+        while stage.move():
+            if cancel_after is not None and stage.inbox_empty and len(cast.ran) >= cancel_after:
+                cancel_after = None
+                stage.arrive(Input(EventKind.CANCEL_REQUESTED, stage.now))
+    finally:
+        stage.leave()
     main = stage.main
     execution, state = main.execution, main.execution.state
-    execution.drop()
     result = codec.decode_output(saga, state.result) if state.ended is Status.COMPLETED and state.result else None
     return Played(
         status=execution.status,

@@ -1,13 +1,13 @@
 """A stage: a run and its children, their logs, tasks, timers and messages in memory, a coordinator and a worker.
 
-It does what Postgres and a broker do for a run (docs/protocol.md), and kills at the boundary that it is told. What
-follows for the run is decided by the engine's core, never here.
+It does what Postgres and a broker do for a run (docs/protocol.md), and kills or freezes at the boundary that it is
+told. What follows for the run is decided by the engine's core, never here.
 """
 
 from __future__ import annotations
 
 import json
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -29,8 +29,9 @@ from saga.core.effects import (
     WithdrawLock,
 )
 from saga.core.errors import ReplayMismatch, SagaError
-from saga.core.events import Event, EventKind, Parent, start_payload
-from saga.core.execution import Execution, Input
+from saga.core.events import Direction, Event, EventKind, Parent, split_task_name, start_payload
+from saga.core.execution import Blocked, Execution, Input
+from saga.core.lifecycle import StallReason
 from saga.core.outcome import wrap
 from saga.engine.codec import JsonCodec
 from saga.engine.crashpoints import Point
@@ -38,6 +39,8 @@ from saga.engine.registry import saga_named
 from saga.engine.renewing import lease_seconds
 from saga.testing.cast import Cast
 from saga.testing.locks import Locks
+from saga.testing.memory import bring_back, cut_off, keep, let_go
+from saga.testing.mishaps import Frozen, Mishaps
 
 #: Arrivals after which a play is taken for an endless loop.
 ARRIVALS_MAX = 10_000
@@ -52,7 +55,7 @@ class StagedRun:
     id: UUID
     saga: str
     key: str
-    bring_back: Callable[[], Execution]  #: a new execution, which knows nothing of the log
+    new: Callable[[], Execution]  #: one that knows nothing of the log
     execution: Execution
     log: list[Event] = field(default_factory=list)
 
@@ -77,23 +80,13 @@ class Row:
         return self.told[-1] if self.told else None
 
 
-@dataclass(slots=True)
-class Mishaps:
-    """Where a play is killed and where it is cancelled, by the names of boundaries; `passed` is all that it came by."""
+@dataclass(frozen=True, slots=True)
+class FrozenWorker:
+    """A worker that stands still between its claim and the effect. It has lost its claim, and acts all the same."""
 
-    crash_at: str | None = None
-    cancel_at: str | None = None
-    passed: list[str] = field(default_factory=list)
-    _times: Counter[str] = field(default_factory=Counter)
-
-    def pass_by(self, point: Point, what: str) -> str:
-        """Name a boundary, and remember that the play came by it."""
-        name = f"{point} {what}"
-        self._times[name] += 1
-        if self._times[name] > 1:
-            name += f" ({self._times[name]})"
-        self.passed.append(name)
-        return name
+    until: Frozen
+    run: StagedRun
+    task: RunTask
 
 
 class Stage:
@@ -127,6 +120,7 @@ class Stage:
         self._timers: dict[tuple[UUID, str], datetime] = {}
         self._to_come: list[tuple[datetime, Input]] = []
         self._locks = Locks()
+        self._frozen: FrozenWorker | None = None
         self._turns = 0
         self.main = self._add(run, saga, saga.name, key)
         self.arrive(Input(EventKind.RUN_STARTED, now, payload=start_payload(saga.version, saga.timeout_seconds, given)))
@@ -146,6 +140,8 @@ class Stage:
     def move(self) -> bool:
         """Let the coordinator take one arrival, else the worker one message, else time pass. False: all is at rest.
 
+        Before it is, a worker that is frozen still goes on.
+
         Raises:
             ReplayMismatch: a saga function does something else when it is replayed.
             SagaError: the run makes no end.
@@ -154,18 +150,25 @@ class Stage:
             self._turn()
         elif self._messages:
             self._deliver()
-        else:
-            return self._pass_time()
+        elif not self._pass_time():
+            if self._frozen is None:
+                return False
+            self._go_on(self._frozen)
         return True
+
+    def leave(self) -> None:
+        """Let every saga function go."""
+        for run in self._runs.values():
+            let_go(run.execution)
 
     def _add(
         self, run: UUID, saga: SagaDefinition | None, name: str, key: str, undoes: StagedRun | None = None
     ) -> StagedRun:
-        def bring_back() -> Execution:
+        def new() -> Execution:
             taken_back = None if undoes is None else (undoes.id, tuple(undoes.log))
             return Execution(run, key, saga, self._codec, undoes=taken_back)
 
-        self._runs[run] = staged = StagedRun(run, name, key, bring_back, bring_back())
+        self._runs[run] = staged = StagedRun(run, name, key, new, new())
         return staged
 
     # -- the coordinator -------------------------------------------------------------------------------------------
@@ -181,7 +184,15 @@ class Stage:
             self._inbox.popleft()
             return
         what = self._described(run, arrival)
-        run.execution.feed(arrival, self.now)
+        try:
+            with cut_off():
+                run.execution.feed(arrival, self.now)
+        except Blocked as blocked:  # of the function's memory nothing can be trusted: it is stalled by its log alone
+            keep(run.execution)
+            run.execution = run.new()
+            run.execution.fold_only = True
+            run.execution.replay(run.log)
+            run.execution.suspend(arrival, self.now, StallReason.SAGA_BUG, str(blocked))
         decision = run.execution.take()
         if self._dies(Point.TURN_DECIDED, what):
             return  # nothing was stored: the arrival is still in the inbox
@@ -265,27 +276,29 @@ class Stage:
 
     def _dies(self, point: Point, what: str) -> bool:
         """Come by a boundary; say whether a process dies there. Whoever dies, the coordinator forgets all runs."""
-        name = self._mishaps.pass_by(point, what)
-        if name == self._mishaps.cancel_at:
-            self.arrive(Input(EventKind.CANCEL_REQUESTED, self.now))
-        if name != self._mishaps.crash_at:
+        if not self._goes_wrong(point, what):
             return False
         for run in self._runs.values():
             self._bring_back(run)
         return True
 
+    def _goes_wrong(self, point: Point | Frozen, what: str) -> bool:
+        """Come by a boundary, where the run may be cancelled; say whether it is the one where something goes wrong."""
+        name = self._mishaps.pass_by(point, what)
+        if name == self._mishaps.cancel_at:
+            self.arrive(Input(EventKind.CANCEL_REQUESTED, self.now))
+        return name == self._mishaps.crash_at
+
     def _bring_back(self, run: StagedRun) -> None:
         """Drop a run from memory and bring it back from its log, as an heir does."""
-        run.execution.drop()
-        heir = run.bring_back()
-        if run.log:  # else its start is still in the inbox
-            heir.replay(run.log)
-        if heir.broken is not None:
+        let_go(run.execution)
+        run.execution = run.new()
+        broken = bring_back(run.execution, run.log) if run.log else ""  # else its start is still in the inbox
+        if broken:
             raise ReplayMismatch(
-                f"saga {run.saga} does something else when it is replayed from its log: {why_broken(heir)}. "
+                f"saga {run.saga} does something else when it is replayed from its log: {broken}. "
                 "Its function must be deterministic: no I/O, no clock, no randomness but through ctx"
             )
-        run.execution = heir
 
     # -- the worker ------------------------------------------------------------------------------------------------
 
@@ -300,7 +313,7 @@ class Stage:
             self._messages.append(message)
             return
         row.lease_until = self.now + timedelta(seconds=lease_seconds(task.limit_seconds, task.heartbeat_seconds))
-        if self._dies(Point.WORKER_CLAIMED, what):
+        if self._dies(Point.WORKER_CLAIMED, what) or self._freezes(row, what):
             return
         ended = self._cast.run(task, run.address, row.told)
         # A transactional step that has run and is not recorded is rolled back: that is the boundary before.
@@ -312,6 +325,29 @@ class Stage:
         self._inbox.append((run, Input(ended.kind, self.now, token, attempt, uuid4(), payload=payload)))
         if self._dies(Point.WORKER_RECORDED, what):
             self._messages.append(message)
+        frozen = self._frozen
+        if frozen is not None and frozen.until is Frozen.OVERTAKEN and self._cast.overtakes(task, frozen.task):
+            self._go_on(frozen)
+
+    def _freezes(self, row: Row, what: str) -> bool:
+        """Say whether the worker freezes before the effect. A late transactional one is rolled back: it has none."""
+        if split_task_name(row.task.name)[1] is Direction.PROBE or self._cast.transactional(row.task):
+            return False
+        for until in Frozen:
+            if self._goes_wrong(until, what):
+                self._frozen = FrozenWorker(until, row.run, row.task)
+                return True
+        return False
+
+    def _go_on(self, frozen: FrozenWorker) -> None:
+        """Let a frozen worker act, and tell late what came of it."""
+        self._frozen = None
+        task = frozen.task
+        ended = self._cast.run(task, frozen.run.address, [], fenced=True)
+        outcome = wrap(ended.value, worker="play", ran_seconds=0.0)
+        told = f'{{"kind": {json.dumps(ended.kind)}, "payload": {outcome}}}'
+        late = Input(EventKind.OUTCOME_LATE, self.now, task.token, task.attempt, uuid4(), payload=told)
+        self._inbox.append((frozen.run, late))
 
     # -- time ------------------------------------------------------------------------------------------------------
 
@@ -358,12 +394,3 @@ class Stage:
 
     def _of(self, run: StagedRun) -> str:
         return "" if run is self.main else f" of {run.address}"
-
-
-def why_broken(execution: Execution) -> str:
-    """Return why a run that was replayed cannot go on."""
-    at = execution.state.at
-    assert at is not None
-    execution.stall_broken(Input(EventKind.RETRY_REQUESTED, at), at)
-    stall = json.loads(execution.take().events[-1].payload or "{}")
-    return f"{stall['message']} ({stall['reason']})"

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from saga.core.errors import UnknownRun
 from saga.core.events import EventKind
-from saga.core.state import json_after
+from saga.core.outcome import json_after
 from saga.engine.client import Saga
 from saga.engine.installation import current_installation
 

@@ -34,6 +34,7 @@ def shared_database(servers: Servers, template_database: str) -> Iterator[Databa
 def world(shared_database: Database) -> Iterator[World]:
     """The store on empty tables; every connection that it opened is closed at the end."""
     world = World(shared_database)
+    world.membership.remember(world.connect())  # a test in another module may have stopped this Postgres hard
     yield world
     for connection in world.opened:
         connection.close()

@@ -7,12 +7,13 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 
+from saga.core.events import NOBODY
 from saga.engine.records import SHARDS, Batch
 from saga.engine.store.connect import Connection
 from saga.engine.store.failures import Fenced
 from saga.engine.store.membership import OwnedShard
 
-from .world import World, change_of, in_thread, new_task, wait_until, wait_until_blocked
+from .world import World, change_of, crash, in_thread, new_task, wait_until, wait_until_blocked
 
 
 def test_registering_twice_is_harmless(world: World, connection: Connection) -> None:
@@ -299,3 +300,30 @@ def test_a_restarted_coordinator_waits_for_its_own_lost_beat(world: World, conne
 
     assert beat.result(timeout=10)
     wait_until(lambda: world.membership.living(connection) == 1, "the coordinator lives")
+
+
+def test_after_a_crash_what_nobody_has_claimed_is_taken_for_claimed_once(world: World, connection: Connection) -> None:
+    me = world.coordinator(connection)
+    claimed, unclaimed, gone = world.start(connection, me, tasks=3, lease_seconds=30).tasks
+    claims = {task: world.claimed(connection, task).claimant for task in (claimed, gone)}
+    assert world.membership.remember(connection) == 0
+    crash(world)
+
+    taken = [world.membership.remember(connection), world.membership.remember(connection)]
+
+    assert taken == [1, 0]
+    holders = {row.token: row.claimed_by for row in world.reading.open_tasks(connection, unclaimed.run)}
+    assert holders == {claimed.token: claims[claimed], gone.token: claims[gone], unclaimed.token: NOBODY}
+
+
+def test_of_two_that_see_a_crash_one_waits_for_the_other(world: World, connection: Connection) -> None:
+    world.start(connection, world.coordinator(connection))
+    crash(world)
+    other = world.connect()
+
+    with connection.transaction():
+        assert world.membership.remember(connection) == 1
+        waiting = in_thread(world.membership.remember, other)
+        wait_until_blocked(world.connect(), other)
+
+    assert waiting.result(timeout=10) == 0

@@ -43,18 +43,22 @@ def send_start(world: World, connection: Connection, *, kind: str = "RunStarted"
 
 
 @pytest.mark.parametrize("moment", ["find", "pending_arrivals"])
+@pytest.mark.parametrize("left", [False, True], ids=["alone", "with a cancel that stays"])
 def test_a_start_that_a_turn_takes_between_the_looks_is_seen(
-    world: World, connection: Connection, monkeypatch: pytest.MonkeyPatch, moment: str
+    world: World, connection: Connection, monkeypatch: pytest.MonkeyPatch, moment: str, left: bool
 ) -> None:
     me = world.coordinator(connection)
     send_start(world, connection)
+    if left:
+        send_start(world, connection, kind="CancelRequested")
     look, pending = getattr(world.reading, moment), world.reading.pending_arrivals
     took: list[int] = []
 
     def look_then_take(*given: Any) -> FoundRun | list[Arrival] | None:
         seen: FoundRun | list[Arrival] | None = look(*given)
         if not took:
-            took.extend(arrival.id for arrival in pending(connection, "checkout", "order-7"))
+            arrivals = pending(connection, "checkout", "order-7")
+            took.extend(arrival.id for arrival in arrivals if arrival.kind == "RunStarted")
             run = new_run(key="order-7")
             world.turning.commit(connection, me, Batch(taken=took, runs=[run], events=[new_event(run.id, 1)]))
         return seen
@@ -81,7 +85,7 @@ def test_only_a_start_makes_an_address_accepted(world: World, connection: Connec
 def test_outcomes_of_a_run_are_pending_too(world: World, connection: Connection) -> None:
     started = world.start(connection, world.coordinator(connection))
     claim = world.claimed(connection, started.task)
-    world.working.record_outcome(connection, claim, "StepSucceeded", "{}", durable=True)
+    world.working.record_outcome(connection, claim, "StepSucceeded", "{}")
 
     pending = world.reading.pending_arrivals(connection, "checkout", started.run.key)
 

@@ -82,7 +82,7 @@ def test_a_reaper_passes_over_an_outcome_that_is_being_recorded(world: World, co
     worker = world.connect()
 
     with worker.transaction():
-        world.working.record_outcome(worker, claim, "StepSucceeded", None, durable=True)
+        world.working.record_outcome(worker, claim, "StepSucceeded", None)
         assert world.reaping.reap_lost(connection, [SHARD], grace_seconds=0) == 0
 
     assert [row[0] for row in inbox(connection)] == ["StepSucceeded"]

@@ -140,7 +140,7 @@ def test_runs_are_found_by_their_address_and_by_their_id(world: World, connectio
     me = world.coordinator(connection)
     by_address, by_id = (world.start(connection, me) for _ in range(2))
     send(world, connection, key=by_address.run.key)
-    world.working.record_outcome(connection, world.claimed(connection, by_id.task), "StepSucceeded", None, durable=True)
+    world.working.record_outcome(connection, world.claimed(connection, by_id.task), "StepSucceeded", None)
     send(world, connection, key="unknown")
 
     taken = world.turning.take(connection, [7], limit_per_shard=5, timers_limit=5, starts=True)
@@ -385,7 +385,7 @@ def test_a_kill_takes_back_what_is_claimed_too(world: World, connection: Connect
 
     assert world.reading.open_tasks(connection, started.run.id) == []
     assert inbox(connection) == []
-    assert not world.working.record_outcome(connection, claim, "StepSucceeded", None, durable=True)
+    assert not world.working.record_outcome(connection, claim, "StepSucceeded", None)
 
 
 def test_a_timer_set_again_moves(world: World, connection: Connection) -> None:
@@ -471,7 +471,7 @@ def test_all_that_is_for_a_run_that_is_set_aside_stays_and_hides_nothing(world: 
     world.turning.commit(connection, me, Batch(timers=timers))
     for started in (aside, other):
         claim = world.claimed(connection, started.task)
-        world.working.record_outcome(connection, claim, "StepSucceeded", "{}", durable=True)
+        world.working.record_outcome(connection, claim, "StepSucceeded", "{}")
         send(world, connection, shard=1, key=started.run.key)
         send(world, connection, shard=1, key=started.run.key, lane=1)
 

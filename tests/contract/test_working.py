@@ -11,10 +11,9 @@ from sqlalchemy import create_engine
 
 from saga.core.outcome import progress_of
 from saga.engine.store.connect import Connection, conninfo_of
-from saga.engine.store.failures import CommitUnknown
-from saga.engine.store.working import Standing, late_payload
+from saga.engine.store.working import late_payload
 
-from .world import World, in_thread, inbox, standby_cut_off, wait_until_blocked
+from .world import World, crash, in_thread, inbox, wait_until_blocked
 
 
 def test_a_claim_by_two_deliveries_is_had_by_the_first(world: World, connection: Connection) -> None:
@@ -62,7 +61,7 @@ def test_an_outcome_ends_the_attempt_and_tells_its_run(world: World, connection:
     task = world.start(connection, world.coordinator(connection)).task
     claim = world.claimed(connection, task)
 
-    recorded = world.working.record_outcome(connection, claim, "StepSucceeded", '{"id": 5}', durable=False)
+    recorded = world.working.record_outcome(connection, claim, "StepSucceeded", '{"id": 5}')
 
     assert recorded
     assert inbox(connection) == [("StepSucceeded", task.run, task.token, 1, claim.claimant, '{"id": 5}')]
@@ -71,24 +70,23 @@ def test_an_outcome_ends_the_attempt_and_tells_its_run(world: World, connection:
 
 
 def test_an_outcome_of_a_delivery_that_holds_no_claim_is_fenced(world: World, connection: Connection) -> None:
-    # Such as one whose own claim a crash of Postgres has forgotten.
     task = world.start(connection, world.coordinator(connection)).task
     claim = world.claimed(connection, task)
     other = replace(claim, claimant=uuid4())
 
-    assert not world.working.record_outcome(connection, other, "StepSucceeded", None, durable=True)
+    assert not world.working.record_outcome(connection, other, "StepSucceeded", None)
     assert not world.working.renew(connection, other, grace_seconds=3)
 
     assert inbox(connection) == []
-    assert world.working.still_claimed(connection, task.token, 1) == Standing(True, claim.claimant)
+    assert world.working.still_claimed(connection, claim)
 
 
 def test_an_outcome_recorded_twice_is_told_once(world: World, connection: Connection) -> None:
     task = world.start(connection, world.coordinator(connection)).task
     claim = world.claimed(connection, task)
 
-    first = world.working.record_outcome(connection, claim, "StepSucceeded", None, durable=True)
-    second = world.working.record_outcome(connection, claim, "StepSucceeded", None, durable=True)
+    first = world.working.record_outcome(connection, claim, "StepSucceeded", None)
+    second = world.working.record_outcome(connection, claim, "StepSucceeded", None)
 
     assert (first, second) == (True, False)
     assert len(inbox(connection)) == 1
@@ -99,7 +97,7 @@ def test_a_fenced_worker_records_nothing_and_tells_it_late(world: World, connect
     claim = world.claimed(connection, task)
     assert world.reaping.reap_lost(connection, [task.shard], grace_seconds=0) == 1
 
-    recorded = world.working.record_outcome(connection, claim, "StepSucceeded", '{"id": 5}', durable=False)
+    recorded = world.working.record_outcome(connection, claim, "StepSucceeded", '{"id": 5}')
     world.working.record_late(connection, claim, "StepSucceeded", '{"id": 5}')
 
     assert not recorded
@@ -206,30 +204,68 @@ def test_a_beat_commits_asynchronously_and_nothing_after_it(world: World, connec
     assert connection.execute("SHOW synchronous_commit").fetchall() == [("on",)]
 
 
-def test_only_an_unflushed_outcome_commits_asynchronously(world: World, connection: Connection) -> None:
-    started = world.start(connection, world.coordinator(connection), tasks=2)
+def test_neither_a_claim_nor_an_outcome_waits_for_the_disk(world: World, connection: Connection) -> None:
+    task = world.start(connection, world.coordinator(connection)).task
     seen = []
 
-    for task, durable in zip(started.tasks, (True, False), strict=True):
+    with connection.transaction():
         claim = world.claimed(connection, task)
-        with connection.transaction():
-            world.working.record_outcome(connection, claim, "StepSucceeded", None, durable=durable)
-            seen.append(connection.execute("SHOW synchronous_commit").fetchall()[0][0])
+        seen += connection.execute("SHOW synchronous_commit").fetchall()
+    with connection.transaction():
+        world.working.record_outcome(connection, claim, "StepSucceeded", None)
+        seen += connection.execute("SHOW synchronous_commit").fetchall()
 
-    assert seen == ["on", "off"]
+    assert seen == [("off",), ("off",)]
     assert connection.execute("SHOW synchronous_commit").fetchall() == [("on",)]
 
 
-def test_only_the_claim_of_a_transactional_step_commits_asynchronously(world: World, connection: Connection) -> None:
-    started = world.start(connection, world.coordinator(connection), tasks=2)
-    seen = []
+def test_after_a_crash_nothing_is_claimed_until_what_it_may_have_forgotten_is_seen_to(
+    world: World, connection: Connection
+) -> None:
+    me = world.coordinator(connection)
+    before = world.start(connection, me).task
+    crash(world)
 
-    for task, durable in zip(started.tasks, (True, False), strict=True):
-        with connection.transaction():
-            assert world.working.claim(connection, task.token, 1, uuid4(), durable=durable) is not None
-            seen.append(connection.execute("SHOW synchronous_commit").fetchall()[0][0])
+    claimed = [world.working.claim(connection, before.token, 1, uuid4())]
+    world.membership.remember(connection)
+    claimed.append(world.working.claim(connection, before.token, 1, uuid4()))
+    after = world.start(connection, me).task
 
-    assert seen == ["on", "off"]
+    assert claimed == [None, None]
+    assert world.claimed(connection, after).token == after.token
+
+
+@pytest.mark.parametrize("seen_to", [False, True], ids=["before", "after"])
+def test_whose_claim_a_crash_forgot_beats_renews_and_records_as_ever(
+    world: World, connection: Connection, seen_to: bool
+) -> None:
+    beating, renewing, recording = world.start(connection, world.coordinator(connection), tasks=3, beats=True).tasks
+    claims = {task: world.claimed(connection, task) for task in (beating, renewing, recording)}
+    crash(world, forgets=True)
+    if seen_to:
+        world.membership.remember(connection)
+
+    assert world.working.beat(connection, claims[beating], "3", grace_seconds=3)
+    assert world.working.renew(connection, claims[renewing], grace_seconds=3)
+    assert world.working.still_claimed(connection, claims[recording])
+    assert world.working.record_outcome(connection, claims[recording], "StepSucceeded", None)
+
+    left = world.reading.open_tasks(connection, beating.run) + world.reading.open_tasks(connection, renewing.run)
+    assert {row.claimed_by for row in left} == {claims[beating].claimant, claims[renewing].claimant}
+    assert [row[0] for row in inbox(connection)] == ["StepSucceeded"]
+
+
+def test_a_claim_that_was_forgotten_and_is_another_attempts_now_records_nothing(
+    world: World, connection: Connection
+) -> None:
+    task = world.start(connection, world.coordinator(connection)).task
+    claim = world.claimed(connection, task)
+    crash(world, forgets=True)
+    world.membership.remember(connection)
+    earlier = replace(claim, attempt=claim.attempt - 1)
+
+    assert not world.working.record_outcome(connection, earlier, "StepSucceeded", None)
+    assert not world.working.renew(connection, earlier, grace_seconds=3)
 
 
 def test_a_transactional_step_commits_its_outcome_with_its_work(world: World, connection: Connection) -> None:
@@ -248,8 +284,8 @@ def test_a_transactional_step_commits_its_outcome_with_its_work(world: World, co
 
     assert fenced
     assert inbox(connection) == [("StepSucceeded", kept.run, kept.token, 1, kept.claimant, '{"id": 5}')]
-    assert world.working.still_claimed(connection, kept.token, 1) == Standing(exists=False, claimed_by=None)
-    assert world.working.still_claimed(connection, dropped.token, 1) == Standing(True, dropped.claimant)
+    assert not world.working.still_claimed(connection, kept)
+    assert world.working.still_claimed(connection, dropped)
 
 
 @pytest.mark.parametrize("landed", [True, False])
@@ -258,18 +294,11 @@ def test_a_lost_commit_is_waited_for_before_it_is_judged(world: World, connectio
     asking = world.connect()
 
     with connection.transaction(force_rollback=not landed):
-        world.working.record_outcome(connection, claim, "StepSucceeded", None, durable=True)
-        answer = in_thread(world.working.still_claimed, asking, claim.token, 1)
+        world.working.record_outcome(connection, claim, "StepSucceeded", None)
+        answer = in_thread(world.working.still_claimed, asking, claim)
         wait_until_blocked(world.connect(), asking)
 
-    expected = Standing(False, None) if landed else Standing(True, claim.claimant)
-    assert answer.result(timeout=10) == expected
-
-
-def test_an_unclaimed_attempt_stands_without_a_claimant(world: World, connection: Connection) -> None:
-    task = world.start(connection, world.coordinator(connection)).task
-
-    assert world.working.still_claimed(connection, task.token, 1) == Standing(exists=True, claimed_by=None)
+    assert answer.result(timeout=10) is not landed
 
 
 def test_the_workers_path_needs_no_session(world: World, connection: Connection) -> None:
@@ -280,12 +309,6 @@ def test_the_workers_path_needs_no_session(world: World, connection: Connection)
     claim = [world.working.claim(pooled, task.token, 1, task.run) for _ in range(7)][-1]
     assert claim is not None
     assert world.working.renew(pooled, claim, grace_seconds=3)
-    assert world.working.record_outcome(pooled, claim, "StepSucceeded", None, durable=False)
+    assert world.working.record_outcome(pooled, claim, "StepSucceeded", None)
 
     assert pooled.execute("SELECT count(*) FROM pg_prepared_statements").fetchall() == [(0,)]
-
-
-def test_an_outcome_without_its_standby_is_unknown(world: World, connection: Connection) -> None:
-    claim = world.claimed(connection, world.start(connection, world.coordinator(connection)).task)
-    with standby_cut_off(world, "inbox"), pytest.raises(CommitUnknown, match="synchronous standby"):
-        world.working.record_outcome(connection, claim, "StepSucceeded", None, durable=True)

@@ -172,6 +172,14 @@ def inbox(connection: Connection) -> list[tuple[Any, ...]]:
     ).fetchall()
 
 
+def crash(world: World, *, forgets: bool = False) -> None:
+    """Leave the tables as a crash of Postgres would; `forgets`: no claim was on the disk yet."""
+    owner = world.connect_as_owner()
+    owner.execute("DELETE FROM saga.unbroken")
+    if forgets:
+        owner.execute("UPDATE saga.task SET claimed_by = NULL, claimed_at = NULL, lease_until = NULL")
+
+
 def in_thread(function: Callable[..., T], *args: Any, **options: Any) -> Future[T]:
     """Run a call that may wait in a thread of its own; its result or error comes by the future."""
     future: Future[T] = Future()

@@ -1,11 +1,11 @@
-"""A saga whose every value and error text is a secret; each is a mark that a test then looks for everywhere."""
+"""Sagas whose every value and error text is a secret; each is a mark that a test then looks for everywhere."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from saga import Abort, Context, Retry, current, saga, step
+from saga import Abort, Context, Retry, Signal, Update, current, saga, step
 
 #: What must not be seen, by where it comes from.
 CANARIES = {
@@ -13,7 +13,16 @@ CANARIES = {
     "result": "canary-of-the-result-9c2e",
     "error": "canary-of-an-error-77d0",
     "password": "canary-of-the-password-e4a8",
+    "signal": "canary-of-a-signal-31ab",
+    "unread": "canary-of-an-unread-signal-c07d",
+    "answer": "canary-of-an-answer-8f44",
+    "refusal": "canary-of-a-refusal-2d96",
+    "state": "canary-of-the-state-b1e5",
+    "attribute": "canary-of-an-attribute-60cc",
 }
+
+hint = Signal("hint", str)
+question: Update[str, str] = Update("question", str, str)
 
 QUICK = Retry(attempts=2, first_seconds=0.05)
 
@@ -65,3 +74,13 @@ def secretive(ctx: Context, secret: Secret) -> str:
     if secret.moods.get("saga") == "bug":
         raise ValueError(CANARIES["error"])
     return ctx.run(note, secret, told)
+
+
+@saga("confiding", signals=[hint, question])
+def confiding(ctx: Context, name: str) -> None:
+    """Show secrets, be told some, and answer with others."""
+    ctx.set_attributes(mood=CANARIES["attribute"])
+    ctx.set_state({"knows": CANARIES["state"]})
+    ctx.wait_signal(hint)
+    ctx.wait_signal(question).refuse(CANARIES["refusal"])
+    ctx.wait_signal(question).answer(CANARIES["answer"])

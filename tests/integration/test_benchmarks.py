@@ -12,6 +12,7 @@ import pytest
 
 from benchmarks.record import of, read
 from benchmarks.spying import portrait
+from tests.integration.leftovers import processes_with
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-m", "benchmarks"]
@@ -49,7 +50,7 @@ def test_the_smallest_benchmark_measures_every_part_and_leaves_nothing_running(t
     assert all(record.values["resumed_seconds"] for record in of(records, "recovery"))
     _check_waiting(json_path)
     assert "## Throughput and latency" in results_path.read_text()
-    assert not _processes_with(f"BENCH_TEST_MARK={tmp_path}")
+    assert not processes_with(f"BENCH_TEST_MARK={tmp_path}")
 
     again = subprocess.run(
         [*COMMAND, "--from", str(json_path), "--results", str(tmp_path / "again.md")], cwd=ROOT, check=False
@@ -118,15 +119,3 @@ def _check_waiting(path: Path) -> None:
         assert values["coordinator_mib"] > 0
     assert timers.values["pending"] > timers.values["fired"] == len(timers.values["late_seconds"]) > 0
     assert timers.values["earliest_seconds"] >= 0  # a timer is never early
-
-
-def _processes_with(mark: str) -> list[int]:
-    found = []
-    for process in Path("/proc").iterdir():
-        if process.name.isdigit() and int(process.name) != os.getpid():
-            try:
-                if mark.encode() in (process / "environ").read_bytes().split(b"\0"):
-                    found.append(int(process.name))
-            except OSError:
-                continue
-    return found

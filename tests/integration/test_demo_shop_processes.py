@@ -25,7 +25,7 @@ signal.pause()
 @pytest.fixture
 def supervisor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Supervisor]:
     monkeypatch.setattr("demo_shop.processes.STOP_SECONDS", 0.2)
-    with Supervisor(tmp_path, tmp_path) as started:
+    with Supervisor(tmp_path) as started:
         yield started
 
 

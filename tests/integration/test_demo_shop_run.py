@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from demo_shop.waiting import wait_for
+from tests.integration.leftovers import processes_with
 
 COMMAND = [sys.executable, "-m", "demo_shop", "run"]
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,16 +50,4 @@ def test_a_run_that_is_ended_leaves_nothing_behind(number: signal.Signals, tmp_p
         code = process.wait(timeout=60)
 
     assert code == (-9 if number is signal.SIGKILL else 130)
-    wait_for(lambda: not _processes_with(mark), what="all that it started to be gone", seconds=10)
-
-
-def _processes_with(mark: str) -> list[int]:
-    found = []
-    for process in Path("/proc").iterdir():
-        if process.name.isdigit() and int(process.name) != os.getpid():
-            try:
-                if mark.encode() in (process / "environ").read_bytes().split(b"\0"):
-                    found.append(int(process.name))
-            except OSError:
-                continue
-    return found
+    wait_for(lambda: not processes_with(mark), what="all that it started to be gone", seconds=10)

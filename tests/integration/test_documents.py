@@ -93,10 +93,10 @@ def test_the_tests_that_the_guide_to_testing_shows_pass(tmp_path: Path) -> None:
     kept = run_python("keep.py", folder=tmp_path)
     ran = run_python("-m", "pytest", "-q", "-W", "error", *tests, folder=tmp_path)
 
-    assert tests == ["test_checkout.py", "test_loan.py", "test_crashes.py", "test_histories.py"]
+    assert tests == ["test_checkout.py", "test_ledger.py", "test_loan.py", "test_crashes.py", "test_histories.py"]
     assert kept.returncode == 0, kept.stderr
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert "14 passed" in ran.stdout
+    assert "18 passed" in ran.stdout
 
 
 def test_the_django_tests_that_the_guide_to_testing_shows_pass(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import psycopg
 import pytest
 from celery import Celery
 
@@ -15,6 +14,7 @@ from saga.engine.installation import DEFAULTS, Installation
 from tests.integration.application import Order, ledgered, trip
 from tests.integration.fleet import Fleet, kinds
 from tests.integration.pgwire import Lost, PostgresGateway
+from tests.integration.waiting import asking, count, counting
 from tests.integration.wired import Wires, all_attempts
 
 pytestmark = [pytest.mark.chaos]
@@ -25,6 +25,7 @@ WIRED = {"SAGA_TEST_SETTLING": "3600"}
 TURN = "commit_turns_v"
 CLAIM = r"SET claimed_by = \$"
 OUTCOME = r"WITH done AS \(\s*DELETE"
+SENT = r"INSERT INTO \S*inbox \(shard, lane, run, saga"
 
 FORWARD = {(step, "action", 1) for step in ("reserve", "charge", "confirm", "book", "notify")}
 BACK = {
@@ -120,17 +121,50 @@ def test_f19_a_start_without_a_reply_is_sent_again_and_makes_one_run(
     installation, gateway = client
     fleet = wired.fleet
     text = installation.codec.encode_saga_input(trip, Order({}))
-    loss = gateway.lose(lost, r"INSERT INTO \S*inbox")
+    loss = gateway.lose(lost, SENT)
 
-    with pytest.raises(psycopg.OperationalError):
-        start_run(installation, trip, f"start-{lost}", text)
     handle: Handle[str] = start_run(installation, trip, f"start-{lost}", text)
     fleet.accepted.add(handle.address)
 
     assert loss.happened == 1
-    fleet.ends(handle, Status.COMPLETED)
+    assert handle.result(timeout=30).startswith("book:")
+    assert handle.created
     assert all_attempts(fleet, handle) == FORWARD
     _only_one(fleet, f"start-{lost}")
+
+
+@pytest.mark.parametrize("lost", Lost)
+def test_f19_an_update_without_a_reply_is_sent_again_and_counts_once(
+    wired: Wires, client: tuple[Installation, PostgresGateway], lost: Lost
+) -> None:
+    installation, gateway = client
+    wired.fleet.start(counting, f"update-{lost}")
+    handle: Handle[int] = Handle(installation, "counting", f"update-{lost}", definition=counting)
+    loss = gateway.lose(lost, SENT)
+
+    assert handle.update(count, 3) == 3
+    assert handle.update(count, 0) == 3
+
+    assert loss.happened == 1
+    assert kinds(handle.history()).count(EventKind.SIGNAL_RECEIVED) == 2
+
+
+@pytest.mark.parametrize("lost", Lost)
+def test_f19_a_cancel_without_a_reply_is_asked_again_and_undoes_once(
+    wired: Wires, client: tuple[Installation, PostgresGateway], lost: Lost
+) -> None:
+    installation, gateway = client
+    fleet = wired.fleet
+    started = fleet.start(asking, f"cancel-{lost}")
+    fleet.until(lambda: fleet.shown(started), "it waits")
+    loss = gateway.lose(lost, SENT)
+
+    Handle[list[str]](installation, "asking", f"cancel-{lost}", definition=asking).cancel()
+
+    history = fleet.ends(started, Status.COMPENSATED)
+    assert loss.happened == 1
+    assert kinds(history).count(EventKind.RUN_COMPENSATING) == 1
+    assert fleet.undone(started, "reserve") == 1
 
 
 def _only_one(fleet: Fleet, key: str) -> None:

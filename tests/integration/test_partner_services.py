@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -17,20 +15,19 @@ from demo_shop.jsonhttp import JsonHandler, JsonServer
 from demo_shop.services import caller
 from demo_shop.services.ledger import Record, read_ledger
 from demo_shop.services.partners import DRIVERS, EVERY_SERVICE
-from demo_shop.services.server import serving
+from demo_shop.services.server import ServiceServer
 from demo_shop.services.switches import Call, Fault, FaultKind, Script, read_scripts, write_scripts
 from demo_shop.waiting import wait_for
 from saga import Abort
-from saga.core.current import Attempt, attempt_now
 from tasks import billing, couriers, drivers, kitchen, lending, payments, signing
 from tasks.service import Service
 from tasks.values import Bill, Charge, Filing, LoanApplication, MealOrder, RideRequest
+from tests.integration.shop import ACTION, UNDO, attempt, serving
 
 REQUEST = RideRequest("o1", "rosa", 1_450)
 APPLICATION = LoanApplication("o1", "Theo Brandt", 1_200_000)
 ORDER = MealOrder("o1", "lena", "ramen", 1_890)
 BILL = Bill("o1", 1_450)
-ACTION, UNDO = uuid.UUID(int=1), uuid.UUID(int=2)
 
 ACCEPTS = Call("offer", "/hooks/ride/{order}/answer", {"accepts": True}, about="ada", before_reply=True)
 
@@ -51,20 +48,15 @@ def shop() -> Iterator[Shop]:
             opened.told.append((self.path, self.headers["Idempotency-Key"], body))
             self.answer(opened.statuses.pop(0) if opened.statuses else 202, {})
 
-    server = JsonServer(0, Handler)
-    opened = Shop(server.url)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield opened
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(JsonServer(0, Handler)) as url:
+        opened = Shop(url)
+        yield opened
 
 
 @contextmanager
 def drivers_with(script: Script, folder: Path, shop: Shop) -> Iterator[httpx.Client]:
     with (
-        serving(DRIVERS, folder / "drivers", {"o1": script}, hooks_url=shop.url) as url,
+        serving(ServiceServer(DRIVERS, folder / "drivers", {"o1": script}, hooks_url=shop.url)) as url,
         httpx.Client(base_url=url, timeout=10) as client,
     ):
         yield client
@@ -149,7 +141,8 @@ def services(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Opener
         def open_services(*faults: Fault) -> Callable[[str], Record]:
             for name, kind in EVERY_SERVICE.items():
                 scripts = {"o1": Script(faults=faults, roster=("ada", "ben"))}
-                monkeypatch.setenv(kind.variable, stack.enter_context(serving(kind, tmp_path / name, scripts)))
+                url = stack.enter_context(serving(ServiceServer(kind, tmp_path / name, scripts)))
+                monkeypatch.setenv(kind.variable, url)
             return lambda name: read_ledger(tmp_path / name)
 
         yield open_services
@@ -157,15 +150,6 @@ def services(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Opener
             for service in vars(module).values():
                 if isinstance(service, Service):
                     service.close()
-
-
-@contextmanager
-def attempt(token: uuid.UUID = ACTION) -> Iterator[None]:
-    before = attempt_now.set(Attempt(token, ACTION, 1, "a saga/o1", "a step"))
-    try:
-        yield
-    finally:
-        attempt_now.reset(before)
 
 
 def test_each_action_lands_once_at_its_service_and_each_undo_names_what_it_undoes(services: Opener) -> None:

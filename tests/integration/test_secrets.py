@@ -1,10 +1,11 @@
-"""Marks in inputs, results, error texts and the database's password are looked for wherever they must not be (I26)."""
+"""Marks in what sagas are given, tell and show, and in the password, are looked for wherever they must not be (I26)."""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import contextlib
+import json
 import re
 import threading
 import uuid
@@ -19,11 +20,11 @@ import pytest
 import redis
 
 from saga.cli.embedded import Servers
-from saga.core.errors import SagaError
+from saga.core.errors import SagaError, UpdateRefused
 from saga.core.lifecycle import Status
 from saga.engine.client import Handle, start_run
 from tests.integration.cli_runs import run
-from tests.integration.deployed_secretive import CANARIES, Secret, secretive
+from tests.integration.deployed_secretive import CANARIES, Secret, confiding, hint, question, secretive
 from tests.integration.fleet import Fleet
 
 pytestmark = [pytest.mark.chaos]
@@ -136,6 +137,7 @@ def _collect(fleet: Fleet, servers: Servers) -> dict[str, str]:
             (fleet.database.name,),
         )
     fleet.ends(_start(fleet, "after", {}), Status.COMPLETED)
+    texts["the client's error for a refused update"] = _confide(fleet)
     fleet.until_told()
     environment = {**fleet.nodes["c1"].environment}
     away = {**environment, "SAGA_TEST_DATABASE": re.sub(r":\d+/", ":1/", fleet.database.url)}
@@ -145,6 +147,18 @@ def _collect(fleet: Fleet, servers: Servers) -> dict[str, str]:
         ("saga show", environment, ["show", "secretive/stuck"]),
         ("saga show --json", environment, ["show", "secretive/undone", "--json"]),
         ("saga show --payloads", environment, ["show", "secretive/well", "--payloads"]),
+        ("saga show confiding", environment, ["show", "confiding/told"]),
+        ("saga show confiding --json", environment, ["show", "confiding/told", "--json"]),
+        ("saga show confiding --payloads", environment, ["show", "confiding/told", "--payloads", "--json"]),
+        ("saga list --where", environment, ["list", "--where", f"mood={CANARIES['attribute']}"]),
+        ("saga signal", environment, ["signal", "confiding/asked", "hint", json.dumps(CANARIES["signal"])]),
+        ("saga signal, misfit", environment, ["signal", "confiding/asked", "hint", json.dumps([CANARIES["signal"]])]),
+        (
+            "saga signal, refused",
+            environment,
+            ["signal", "confiding/asked", "question", json.dumps(CANARIES["signal"])],
+        ),
+        ("saga signal, answered", environment, ["signal", "confiding/asked", "question", '"and now?"']),
         ("saga doctor", environment, ["doctor", "--json"]),
         ("saga start", environment, ["start", "secretive", "--id", "well", "--input", '{"text": "another"}']),
         ("saga list without Postgres", away, ["list"]),
@@ -163,6 +177,18 @@ def _start(fleet: Fleet, key: str, moods: dict[str, str]) -> Handle[Any]:
     return start_run(fleet.installation, secretive, key, text)
 
 
+def _confide(fleet: Fleet) -> str:
+    """Tell one run everything, one signal too many included, and have another wait for that; return what it refused."""
+    _, handle = (start_run(fleet.installation, confiding, key, '"Ada"') for key in ("asked", "told"))
+    handle.send(hint, CANARIES["signal"])
+    handle.send(hint, CANARIES["unread"])
+    with pytest.raises(UpdateRefused) as refused:
+        handle.update(question, CANARIES["signal"])
+    assert handle.update(question, CANARIES["signal"]) == CANARIES["answer"]
+    fleet.ends(handle, Status.COMPLETED)
+    return f"UpdateRefused: {refused.value}"
+
+
 def _told(handle: Handle[Any]) -> str:
     try:
         handle.result(timeout=5)
@@ -178,6 +204,27 @@ def test_what_is_looked_through_is_what_was_said(heard: Heard) -> None:
     assert "owns 64 shards" in heard.texts["the log of c1"]
     assert "cannot reach the database" in heard.texts["saga list without Postgres"]
     assert "exists with another input" in heard.texts["saga start"]
+
+
+def test_what_a_run_is_told_is_shown_only_to_those_who_ask_for_payloads(heard: Heard) -> None:
+    assert heard.places_of("signal") == heard.places_of("unread") == ["saga show confiding --payloads"]
+
+
+def test_what_a_run_answers_is_shown_to_whom_it_answers_and_to_nobody_else(heard: Heard) -> None:
+    assert heard.places_of("answer") == ["saga signal, answered"]
+
+
+@pytest.mark.parametrize("canary", ["state", "attribute"])
+def test_what_a_run_shows_is_seen_where_a_run_is_shown_and_nowhere_else(heard: Heard, canary: str) -> None:
+    shown = ["saga show confiding", "saga show confiding --json", "saga show confiding --payloads"]
+
+    assert heard.places_of(canary) == shown
+
+
+def test_why_an_update_was_refused_is_seen_where_failures_are_shown_and_nowhere_else(heard: Heard) -> None:
+    shown = ["saga show confiding", "saga show confiding --json", "saga show confiding --payloads"]
+
+    assert heard.places_of("refusal") == ["the client's error for a refused update", *shown, "saga signal, refused"]
 
 
 @pytest.mark.parametrize("canary", ["input", "result"])

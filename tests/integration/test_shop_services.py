@@ -14,8 +14,9 @@ import pytest
 
 from demo_shop.services.catalogue import SERVICES
 from demo_shop.services.ledger import Record, read_ledger
-from demo_shop.services.server import serving
+from demo_shop.services.server import ServiceServer
 from demo_shop.services.switches import Fault, FaultKind, Script, read_scripts, write_scripts
+from tests.integration.shop import serving
 
 Opened = tuple[httpx.Client, Path]
 Opener = Callable[..., Opened]
@@ -27,7 +28,7 @@ def opened(tmp_path: Path) -> Iterator[Opener]:
 
         def open_service(name: str, **scripts: Script) -> Opened:
             path = tmp_path / f"{name}.sqlite"
-            url = stack.enter_context(serving(SERVICES[name], path, scripts))
+            url = stack.enter_context(serving(ServiceServer(SERVICES[name], path, scripts)))
             return stack.enter_context(httpx.Client(base_url=url, timeout=2)), path
 
         yield open_service

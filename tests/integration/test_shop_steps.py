@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -12,16 +11,15 @@ import pytest
 
 from demo_shop.services.catalogue import SERVICES
 from demo_shop.services.ledger import Record, read_ledger
-from demo_shop.services.server import serving
+from demo_shop.services.server import ServiceServer
 from demo_shop.services.switches import Fault, FaultKind, Script
 from saga import Abort
-from saga.core.current import Attempt, attempt_now
 from tasks import mail, payments, shipping, stock
 from tasks.values import Order, Parcel, Payment, Receipt, Reservation
+from tests.integration.shop import ACTION, UNDO, attempt, serving
 
 ORDER = Order(id="order-1", email="a@example.com", sku="cup", quantity=2, total_cents=1_400)
 RESERVATION = Reservation("order-1", "rs-1", "cup", 2)
-ACTION, UNDO = uuid.UUID(int=1), uuid.UUID(int=2)
 
 Shop = Callable[..., Callable[[str], Record]]
 
@@ -34,22 +32,13 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
         def open_shop(*faults: Fault) -> Callable[[str], Record]:
             for name, kind in SERVICES.items():
                 scripts = {ORDER.id: Script(faults=faults)}
-                url = stack.enter_context(serving(kind, tmp_path / name, scripts))
+                url = stack.enter_context(serving(ServiceServer(kind, tmp_path / name, scripts)))
                 monkeypatch.setenv(kind.variable, url)
             return lambda name: read_ledger(tmp_path / name)
 
         yield open_shop
         for service in (payments.psp, stock.warehouse, shipping.courier, mail.postbox):
             service.close()
-
-
-@contextmanager
-def attempt(token: uuid.UUID = ACTION) -> Iterator[None]:
-    before = attempt_now.set(Attempt(token, ACTION, 1, f"checkout/{ORDER.id}", "a step"))
-    try:
-        yield
-    finally:
-        attempt_now.reset(before)
 
 
 def test_each_action_returns_what_its_service_answered(shop: Shop) -> None:

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 from typing import Any
 
+import psycopg
 import pytest
 
 from saga.cli.embedded import Servers
@@ -104,6 +105,7 @@ def test_a_worker_that_is_told_to_end_at_once_tells_of_its_steps_before_it_goes(
         fleet.until(lambda handle=handle: EventKind.STEP_UNKNOWN in kinds(handle.history()), "it is told")  # type: ignore[misc]
         told = next(event for event in handle.history() if event.kind is EventKind.STEP_UNKNOWN)
         assert '"SystemExit"' in (told.payload or "")
+        assert "its worker was shut down in mid-step" in (told.payload or "")
     fleet.until(lambda: not worker.lives, "it ends")
     fleet.worker("staying")
     they_end(fleet, runs, {"action": [1, 2], "compensation": [1, 2]})
@@ -120,3 +122,24 @@ def test_a_worker_with_a_soft_shutdown_finishes_what_it_can_in_that_time_and_tel
     assert "Initiating Soft Shutdown" in worker.said()
     fleet.worker("staying")
     they_end(fleet, runs, {"action": [1, 2], "compensation": [1]})
+
+
+def test_a_worker_that_is_told_to_end_while_it_tells_an_outcome_tells_it_again_before_it_goes(fleet: Fleet) -> None:
+    worker = leaving(fleet, "telling")
+    handle = fleet.start(drifting, "telling", drift="gate:telling")
+    fleet.reached("telling")
+    waits = (
+        "SELECT COALESCE(max(pid), 0) FROM pg_stat_activity "
+        "WHERE application_name = 'saga-worker' AND cardinality(pg_blocking_pids(pid)) > 0"
+    )
+
+    with psycopg.connect(fleet.database.owner_url) as holder:
+        holder.execute("SELECT 1 FROM saga.task WHERE name = 'application.drift' FOR UPDATE")
+        fleet.open("telling")
+        first = fleet.until(lambda: fleet.count(waits), "it tells")
+        os.kill(worker.pid, signal.SIGQUIT)
+        fleet.until(lambda: fleet.count(waits) not in (0, first), "it tells again")
+
+    fleet.until(lambda: not worker.lives, "it ends")
+    fleet.worker("staying")
+    they_end(fleet, {"action": handle}, {"action": [1]})

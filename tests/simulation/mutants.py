@@ -10,18 +10,20 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, cast
 from uuid import UUID, uuid4
 
 import psycopg
 
+import saga.core.fold
 import saga.core.policy
 import saga.engine.preparing
 from saga.cli.embedded import Servers
 from saga.core.effects import AnswerParent, ReleaseLocks, StartChild, TellChild
-from saga.core.events import Direction, EventKind
+from saga.core.events import Direction, Event, EventKind
 from saga.core.execution import Execution
 from saga.core.state import State
 from saga.core.tracks import Phase
@@ -163,23 +165,15 @@ def failed_batch(world: World, servers: Servers) -> None:
 
 def forgotten_claim(world: World, servers: Servers) -> None:
     """Stop Postgres hard in the middle of a step, and deliver its message again."""
-    assert servers.postgres is not None
-    with psycopg.connect(servers.superuser_url, autocommit=True) as superuser:
-        superuser.execute("ALTER SYSTEM SET wal_writer_delay = '10s'")
-        superuser.execute("SELECT pg_reload_conf()")
     _staffed(world)
-    handle = world.start(drifting, "forgotten", drift="gate:forgotten")
-    task = "SELECT count(*) FROM saga.task WHERE name = 'application.drift'"
-    world.reached("forgotten")
-    world.freeze("c1")
-    token = next(e.token for e in handle.history() if e.key == "application.drift#1")
-    servers.postgres.stop(immediate=True)
-    servers.postgres.start()
-    world.until(lambda: world.count(task) == 1, "Postgres is back")
-    with psycopg.connect(servers.superuser_url, autocommit=True) as superuser:
-        superuser.execute("ALTER SYSTEM RESET wal_writer_delay")
-        superuser.execute("SELECT pg_reload_conf()")
+    with _unflushed(servers):
+        handle = world.start(drifting, "forgotten", drift="gate:forgotten")
+        world.reached("forgotten")
+        world.freeze("c1")
+        token = next(e.token for e in handle.history() if e.key == "application.drift#1")
+        _crash(world, servers)
     assert token is not None
+    assert world.count(f"SELECT count(*) FROM saga.task WHERE token = '{token}' AND claimed_by IS NULL") == 1
     _deliver_again(world, token)
     attempts = "the message was dropped, or the step runs again"
     world.until(
@@ -194,6 +188,41 @@ def forgotten_claim(world: World, servers: Servers) -> None:
     world.wait(lambda: world.ended(handle), seconds=6)
 
 
+def forgotten_fence(world: World, servers: Servers) -> None:
+    """Stop Postgres hard in the middle of a step, and cancel the run."""
+    _staffed(world)
+    with _unflushed(servers):
+        handle = world.start(drifting, "fenced", drift="gate:fenced")
+        world.reached("fenced")
+        world.freeze("c1")
+        _crash(world, servers)
+    handle.cancel()
+    world.thaw()
+    cancelled = "SELECT count(*) FROM saga.event WHERE kind = 'CancelRequested'"
+    world.until(lambda: world.count(cancelled) == 1, "it is cancelled")
+    world.open("fenced")
+    world.wait(lambda: world.ended(handle), seconds=6)
+
+
+@contextmanager
+def _unflushed(servers: Servers) -> Iterator[None]:
+    """Leave to a crash of Postgres what no commit has waited for."""
+    with psycopg.connect(servers.superuser_url, autocommit=True) as superuser:
+        superuser.execute("ALTER SYSTEM SET wal_writer_delay = '10s'")
+        superuser.execute("SELECT pg_reload_conf()")
+    yield
+    with psycopg.connect(servers.superuser_url, autocommit=True) as superuser:
+        superuser.execute("ALTER SYSTEM RESET wal_writer_delay")
+        superuser.execute("SELECT pg_reload_conf()")
+
+
+def _crash(world: World, servers: Servers) -> None:
+    assert servers.postgres is not None
+    servers.postgres.stop(immediate=True)
+    servers.postgres.start()
+    world.until(lambda: world.count("SELECT count(*) FROM saga.run") >= 0, "Postgres is back")
+
+
 def delayed(world: World, servers: Servers) -> None:
     """Ask for a step again in a while."""
     _staffed(world)
@@ -203,20 +232,12 @@ def delayed(world: World, servers: Servers) -> None:
 
 def forgotten_end(world: World, servers: Servers) -> None:
     """Show a client that a run has ended, stop Postgres hard, and show it again before any turn is taken."""
-    assert servers.postgres is not None
-    with psycopg.connect(servers.superuser_url, autocommit=True) as superuser:
-        superuser.execute("ALTER SYSTEM SET wal_writer_delay = '10s'")
-        superuser.execute("SELECT pg_reload_conf()")
     _staffed(world)
-    handle = world.start(trip, "forgotten-end")
-    world.until(lambda: world.ended(handle), "it is seen to have ended")
-    world.freeze("c1")
-    servers.postgres.stop(immediate=True)
-    servers.postgres.start()
-    world.until(lambda: world.count("SELECT count(*) FROM saga.run") >= 0, "Postgres is back")
-    with psycopg.connect(servers.superuser_url, autocommit=True) as superuser:
-        superuser.execute("ALTER SYSTEM RESET wal_writer_delay")
-        superuser.execute("SELECT pg_reload_conf()")
+    with _unflushed(servers):
+        handle = world.start(trip, "forgotten-end")
+        world.until(lambda: world.ended(handle), "it is seen to have ended")
+        world.freeze("c1")
+        _crash(world, servers)
     world.ended(handle)
     world.thaw()
     world.wait(lambda: world.ended(handle), seconds=6)
@@ -293,7 +314,9 @@ class Hand:
         turning = Turning("saga")
         definitions = world.installation.definitions
         connection = connect(world.database.url, application_name=f"saga:{me}")
-        Membership("saga").register(connection, me, definitions.build, 60.0)
+        membership = Membership("saga")
+        membership.remember(connection)
+        membership.register(connection, me, definitions.build, 60.0)
         turns = Turns(
             definitions,
             Cache(100),
@@ -362,9 +385,7 @@ def two_owners(world: World, servers: Servers) -> None:
         call = Call(handle.address, step.partition(".")[2], "action", str(row[0]), str(row[0]), 1)
         world.ledger.attempted(call)
         world.ledger.apply(call)
-        working.record_outcome(
-            first.connection, claim, EventKind.STEP_SUCCEEDED, '{"value":"\\"seat\\""}', durable=True
-        )
+        working.record_outcome(first.connection, claim, EventKind.STEP_SUCCEEDED, '{"value":"\\"seat\\""}')
     taken = first.take()
     decided = [
         hand.turns.decide(replace(taken, arrivals=(arrival,)))
@@ -389,11 +410,9 @@ def _token_check_off() -> None:
 
     def init(self: Working, schema: str) -> None:
         original(self, schema)
-        for name in ("_claim", "_claim_unflushed"):
-            text: bytes = getattr(self, name)
-            cut = text.replace(b"AND (claimed_by IS NULL OR claimed_by = %(claimant)s)", b"")
-            assert cut != text
-            setattr(self, name, cut)
+        cut = re.sub(rb"AND \(claimed_by IS NULL .*? OR claimed_by = %\(claimant\)s\)", b"", self._claim)
+        assert cut != self._claim
+        self._claim = cut
 
     Working.__init__ = init  # type: ignore[method-assign]
 
@@ -403,24 +422,37 @@ def _tombstone_off() -> None:
 
     def init(self: Working, schema: str) -> None:
         original(self, schema)
-        for name in ("_outcome", "_outcome_unflushed"):
-            text: bytes = getattr(self, name)
-            kept = text.replace(b"DELETE FROM", b"UPDATE").replace(
-                b".task WHERE", b".task SET claimed_by = NULL, claimed_at = NULL, lease_until = NULL WHERE"
-            )
-            assert kept != text
-            setattr(self, name, kept)
+        kept = self._outcome.replace(b"DELETE FROM", b"UPDATE").replace(
+            b".task WHERE", b".task SET claimed_by = NULL, claimed_at = NULL, lease_until = NULL WHERE"
+        )
+        assert kept != self._outcome
+        self._outcome = kept
 
     Working.__init__ = init  # type: ignore[method-assign]
 
 
-def _asynchronous_claim() -> None:
-    original = Working.claim
+def _claims_after_a_crash() -> None:
+    original = Working.__init__
 
-    def claim(self: Working, *args: Any, durable: bool = True) -> Any:
-        return original(self, *args, durable=False)
+    def init(self: Working, schema: str) -> None:
+        original(self, schema)
+        cut = self._claim.replace(b'AND EXISTS (SELECT FROM "saga".unbroken)', b"")
+        assert cut != self._claim
+        self._claim = cut
 
-    Working.claim = claim  # type: ignore[assignment, method-assign]
+    Working.__init__ = init  # type: ignore[method-assign]
+
+
+def _unclaimed_after_a_crash() -> None:
+    original = Membership.__init__
+
+    def init(self: Membership, schema: str) -> None:
+        original(self, schema)
+        cut = self._remember.replace(b"AND EXISTS (SELECT FROM crashed)", b"AND false")
+        assert cut != self._remember
+        self._remember = cut
+
+    Membership.__init__ = init  # type: ignore[method-assign]
 
 
 def _forward_undo() -> None:
@@ -495,15 +527,15 @@ def _two_arrivals_at_once() -> None:
 
 
 def _unknown_not_sticky() -> None:
-    original = State._outcome
+    original = saga.core.fold.FOLDS[EventKind.STEP_FAILED]
 
-    def outcome(self: State, event: Any) -> None:
-        original(self, event)
-        known = self.tokens.get(event.token)
-        if event.kind is EventKind.STEP_FAILED and known and known[1].direction is Direction.ACTION:
+    def failed(state: State, event: Event) -> None:
+        original(state, event)
+        known = state.tokens.get(event.token) if event.token else None
+        if known and known[1].direction is Direction.ACTION:
             known[0].unknown = False
 
-    State._outcome = outcome  # type: ignore[method-assign]
+    saga.core.fold.FOLDS[EventKind.STEP_FAILED] = failed
 
 
 def _late_dropped() -> None:
@@ -581,13 +613,13 @@ def _without(*kinds: type[Any]) -> Callable[[], None]:
 
 
 def _locks_let_go_of_early() -> None:
-    original = State._run_compensating
+    original = saga.core.fold.FOLDS[EventKind.RUN_COMPENSATING]
 
-    def run_compensating(self: State, event: Any) -> None:
-        original(self, event)
-        self.effects.append(ReleaseLocks())
+    def run_compensating(state: State, event: Event) -> None:
+        original(state, event)
+        state.effects.append(ReleaseLocks())
 
-    State._run_compensating = run_compensating  # type: ignore[method-assign]
+    saga.core.fold.FOLDS[EventKind.RUN_COMPENSATING] = run_compensating
 
 
 def _forward_rollback() -> None:
@@ -622,7 +654,10 @@ def _compare_and_set_off(definition: str) -> str:
 MUTANTS = (
     Mutant("token check off", frozenset({"I6"}), doubled, _token_check_off),
     Mutant("tombstone off", frozenset({"I6", "I25"}), doubled, _tombstone_off),
-    Mutant("asynchronous claim", frozenset({"I6"}), forgotten_claim, _asynchronous_claim, bound_seconds=6),
+    Mutant("claims after a crash", frozenset({"I6"}), forgotten_claim, _claims_after_a_crash, bound_seconds=6),
+    Mutant(
+        "unclaimed after a crash", frozenset({"I8", "I9"}), forgotten_fence, _unclaimed_after_a_crash, bound_seconds=8
+    ),
     Mutant("asynchronous turns", frozenset({"I24"}), forgotten_end, _asynchronous_turns, bound_seconds=6),
     Mutant("timers before their time", frozenset({"I21"}), delayed, _early_timers),
     Mutant("timers kept when they fired", frozenset({"I21"}), delayed, sql=_timers_kept),

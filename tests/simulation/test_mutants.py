@@ -12,13 +12,13 @@ import pytest
 
 from saga.cli.embedded import Database, Servers
 from tests.audit import caught
-from tests.simulation.mutants import MUTANTS, Drive, Mutant, forgotten_claim, forgotten_end, plant_sql
+from tests.simulation.mutants import MUTANTS, Drive, Mutant, forgotten_claim, forgotten_end, forgotten_fence, plant_sql
 from tests.simulation.world import World
 
 pytestmark = [pytest.mark.chaos, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
 #: These stop Postgres, which only a server of ours may be.
-STOPPING = (forgotten_claim, forgotten_end)
+STOPPING = (forgotten_claim, forgotten_fence, forgotten_end)
 _table: dict[str, list[str]] = {}
 
 

@@ -236,7 +236,7 @@ def _fail_first_step(world: World, hand: Hand, handle: Handle[Any]) -> None:
     world.ledger.attempted(call)
     world.ledger.apply(call)
     payload = wrap('{"type":"TimeoutError","message":"no reply"}', worker="w/1", ran_seconds=0.1)
-    assert working.record_outcome(hand.connection, claim, EventKind.STEP_UNKNOWN, payload, durable=True)
+    assert working.record_outcome(hand.connection, claim, EventKind.STEP_UNKNOWN, payload)
 
 
 def test_a_due_timer_that_its_run_knows_nothing_of_is_deleted_once(world: World) -> None:

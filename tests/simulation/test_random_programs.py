@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from saga.core import policy
 from saga.core.events import EventKind, chain_digest
+from saga.core.fold import FOLDS
 from saga.core.lifecycle import Status
 from saga.core.state import State
 from saga.core.tracks import Phase, StepState
@@ -65,7 +66,7 @@ def never_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def late_outcomes_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(State, "_late", lambda *_: None)
+    monkeypatch.setitem(FOLDS, EventKind.OUTCOME_LATE, lambda *_: None)
 
 
 def siblings_not_awaited(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -29,11 +30,17 @@ def doze(ctx: Context, order: Order) -> None:
     ctx.sleep(DOZE_SECONDS)
 
 
+@saga("bygone")
+def bygone(ctx: Context, order: Order) -> None:
+    """Sleep until a time that has passed, and as long as can be."""
+    ctx.sleep(datetime.min.replace(tzinfo=UTC))
+
+
 @pytest.fixture
 def world(database: Database, broker_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     """A world without any process."""
     monkeypatch.setattr(upkeep, "PASS_SECONDS", 0.1)
-    made = World(database, broker_url, tmp_path / "world", sagas={("doze", 1): doze}, steps=())
+    made = World(database, broker_url, tmp_path / "world", sagas={("doze", 1): doze, ("bygone", 1): bygone}, steps=())
     yield made
     made.close()
 
@@ -65,3 +72,13 @@ def test_an_heir_wakes_for_the_timers_that_it_finds(world: World, monkeypatch: p
     )
     assert handle.status() is Status.COMPLETED
     assert (fired.at - begun.at).total_seconds() >= DOZE_SECONDS
+
+
+def test_a_time_that_has_passed_is_due_at_once_wherever_postgres_stands(world: World) -> None:
+    world.owner.execute(f"ALTER DATABASE {world.database.name} SET timezone TO 'America/New_York'".encode())
+
+    with coordinating(world):
+        handle = world.start(bygone, "one")
+        world.until(lambda: world.ended(handle), "it goes on")
+
+    assert handle.status() is Status.COMPLETED

@@ -2,7 +2,7 @@
 
 | trace | test |
 |---|---|
-| durable claim | `mutants.forgotten_claim` with the engine as it is, and its mutant |
+| a forgotten claim (decision 24) | `mutants.forgotten_claim`, `forgotten_fence` and their mutants |
 | evict on any batch error, compare-and-set on head | `mutants.failed_batch`, `mutants.two_owners` and their mutants |
 | the fence is one exclusive row lock; lost COMMIT (F19) | `test_f19_…` here; contract, turning |
 | retry is a timer, the reaper never bumps | `test_a_retry_that_waits_survives_its_coordinator` |

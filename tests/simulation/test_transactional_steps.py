@@ -124,6 +124,35 @@ def _losing_commits(fault: Fault) -> Callable[[], None]:
     return plant
 
 
+@pytest.mark.parametrize("landed", [False, True])
+def test_a_worker_told_to_end_in_a_commit_tells_how_that_ended_before_it_goes(world: World, landed: bool) -> None:
+    ends = world.folder / "told-to-end"
+
+    def plant() -> None:
+        commit = psycopg.Connection.commit
+
+        def ending(self: psycopg.Connection[Any]) -> None:
+            if landed or self.autocommit or ends.exists():
+                commit(self)
+            if not self.autocommit and not ends.exists():
+                ends.touch()
+                raise SystemExit
+
+        psycopg.Connection.commit = ending  # type: ignore[method-assign]
+
+    world.plant = plant
+    _staff(world)
+
+    handle = world.start(ledgered, "told-to-end")
+
+    assert _ended(world, handle) is Status.COMPLETED
+    assert ends.exists()
+    assert _postings(world) == 1
+    kinds = [event.kind for event in handle.history()]
+    assert EventKind.STEP_LOST not in kinds
+    assert (EventKind.STEP_ROLLED_BACK in kinds) is not landed
+
+
 def test_f12_a_transaction_fenced_while_it_ran_is_rolled_back(world: World) -> None:
     armed = world.armoury.arm(Point.WORKER_RAN, "^application.post$", victim=Victim.FREEZE)
     _staff(world)

@@ -28,8 +28,10 @@ from saga.core.effects import (
 )
 from saga.core.events import TERMINAL, Event, EventKind, start_payload
 from saga.core.execution import Decision, Execution, Input
+from saga.core.fold import apply
 from saga.core.lifecycle import TRANSITIONS, StallReason, Status
 from saga.core.outcome import wrap
+from saga.core.remains import remains_of
 from saga.core.signals import Signal, signal_payload
 from saga.core.state import State
 from saga.core.tracks import Track
@@ -67,10 +69,8 @@ class Driven:
         self.timers: dict[str, datetime] = {}
         self.statuses: list[Status] = []
         self.replays = replays
-        self.fold = State(RUN)  #: the stored log, folded by itself
+        self.fold = remains_of(RUN, undoes) if undoes else State(RUN)  #: the stored log, folded by itself
         self._numbers = len(self.undoes)
-        if undoes:
-            self.fold.take_back(undoes)
         self.execution = self._bring_up(fold_only=False)
         if start:
             if definition is not None:
@@ -153,8 +153,8 @@ class Driven:
     def postpone(self, name: str, seconds: float = 5) -> Driven:
         return self.end(name, EventKind.STEP_POSTPONED, seconds)
 
-    def lose(self, name: str) -> Driven:
-        return self.end(name, EventKind.STEP_LOST)
+    def lose(self, name: str, *, claimant: UUID | None = None) -> Driven:
+        return self.end(name, EventKind.STEP_LOST, claimant=claimant)
 
     def never_start(self, name: str) -> Driven:
         return self.end(name, EventKind.STEP_NEVER_STARTED)
@@ -267,7 +267,7 @@ class Driven:
             assert event.seq == len(self.log) + 1, "the log has a gap"
             assert not self.log or self.log[-1].kind not in TERMINAL, "an event follows the terminal one"
             self.log.append(event)
-            fold.apply(event)
+            apply(fold, event)
             if fold.status is not before:
                 assert (before, fold.status) in TRANSITIONS, f"{before} -> {fold.status} is not in TRANSITIONS"
                 self.statuses.append(fold.status)

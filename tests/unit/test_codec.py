@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional, Union
 from uuid import UUID
 
 import pytest
+from billiard.exceptions import SoftTimeLimitExceeded
 from pydantic import BaseModel
 from typing_extensions import TypedDict
 
@@ -468,6 +469,19 @@ def test_an_exception_of_a_transactional_step_is_rolled_back_but_its_probe_is_no
     ]
 
     assert kinds == [EventKind.STEP_ROLLED_BACK, EventKind.STEP_ROLLED_BACK, EventKind.STEP_UNKNOWN]
+
+
+@pytest.mark.parametrize("where", ["decode_arguments", "encode_result"])
+@pytest.mark.parametrize("error", [SoftTimeLimitExceeded(), SystemExit()])
+def test_what_strikes_around_the_function_is_unknown_too(
+    monkeypatch: pytest.MonkeyPatch, where: str, error: BaseException
+) -> None:
+    codec = JsonCodec()
+    monkeypatch.setattr(codec, where, raises(error))
+
+    ended = run_attempt(made(good), Direction.ACTION, '{"n":3}', codec)
+
+    assert (ended.kind, ended.error) == (EventKind.STEP_UNKNOWN, error)
 
 
 def test_a_result_that_cannot_be_stored_is_refused_not_failed() -> None:

@@ -8,12 +8,15 @@ from collections.abc import Callable
 import pytest
 
 from saga import Abort, Context, RetryLater, Status, saga
+from saga.core.definition import SagaDefinition
 from saga.core.errors import DecodeFailed, ReplayMismatch
 from saga.core.events import ARRIVALS
 from saga.engine.client import Saga
-from saga.engine.history import from_json, to_json
+from saga.engine.history import from_json, history_of, to_json
 from saga.testing import play, record, replay
+from tests.unit.families import JOURNEY, LEG, TOLERANT, Family, begin
 from tests.unit.steps import charge, look, mail, ship, stock
+from tests.unit.turned import Turned
 
 pytestmark = pytest.mark.usefixtures("own_declarations")
 
@@ -138,6 +141,78 @@ def test_retries_probes_and_late_news_are_followed() -> None:
 
     assert played.status is Status.COMPLETED
     replay(named(as_it_was), record(played))
+
+
+# -- the undo of a child -------------------------------------------------------------------------------------------
+
+
+def exported(turned: Turned, key: str) -> str:
+    """Return the history of a run of LEG, as `saga export` prints it."""
+    run = turned.run_of(LEG, key)
+    return to_json(history_of(LEG.name, key, run, lambda one: [event for event, _ in turned.logs.get(one, [])]))
+
+
+@pytest.fixture
+def undone(family: Family) -> Turned:
+    """A child that completed, and was undone at the second attempt: an operator ended the first."""
+    turned = begin(family(LEG, JOURNEY), JOURNEY)
+    turned.succeed(turned.run_of(LEG, "journey/7#1"), "stock", "charge")
+    turned.fail(turned.run_of(JOURNEY, "7"), "ship")
+    first = turned.run_of(LEG, "journey/7#1~undo")
+    turned.succeed(first, "charge.compensate")
+    turned.fail(first, "stock.compensate")
+    turned.terminate(LEG, "journey/7#1~undo")
+    turned.retry(JOURNEY, "7")
+    turned.succeed(turned.run_of(LEG, "journey/7#1~undo~2"), "stock.compensate")
+    return turned
+
+
+@pytest.mark.parametrize("key", ["journey/7#1", "journey/7#1~undo", "journey/7#1~undo~2"])
+def test_a_child_and_each_run_that_undoes_it_are_followed(undone: Turned, key: str) -> None:
+    replay(LEG, exported(undone, key))
+
+
+def test_the_undo_of_a_child_that_was_terminated_is_followed(family: Family) -> None:
+    turned = begin(family(LEG, TOLERANT), TOLERANT)
+    turned.succeed(turned.run_of(LEG, "tolerant/7#1"), "stock")
+    turned.terminate(LEG, "tolerant/7#1")
+    turned.wait(100)
+    turned.rest()
+    undo = turned.run_of(LEG, "tolerant/7#1~undo")
+    turned.succeed(undo, "charge.compensate")
+    replay(LEG, exported(turned, "tolerant/7#1~undo"))
+
+    turned.succeed(undo, "stock.compensate")
+
+    replay(LEG, exported(turned, "tolerant/7#1~undo"))
+
+
+def test_code_that_does_not_follow_the_child_is_refused_with_the_childs_place(undone: Turned) -> None:
+    changed = SagaDefinition(with_another_step, name="leg")
+
+    with pytest.raises(ReplayMismatch) as raised:
+        replay(changed, exported(undone, "journey/7#1~undo"))
+
+    told = str(raised.value)
+    assert "the log has ActionScheduled steps.charge#1 at 4; this code asks for ActionScheduled steps.look#1" in told
+    assert "does not follow the history of leg/journey/7#1:" in told
+
+
+def test_a_history_of_an_undo_holds_the_log_of_the_child(undone: Turned) -> None:
+    text = exported(undone, "journey/7#1~undo~2")
+
+    history = from_json(text)
+    assert history.undoes is not None
+    assert history.undoes == from_json(exported(undone, "journey/7#1"))
+    assert to_json(history) == text
+
+
+def test_a_history_of_an_undo_without_the_log_of_the_child_is_refused(undone: Turned) -> None:
+    document = json.loads(exported(undone, "journey/7#1~undo"))
+    del document["undoes"]
+
+    with pytest.raises(DecodeFailed, match=r"lacks the log of the run that it undoes, leg/journey/7#1: export it"):
+        replay(LEG, json.dumps(document))
 
 
 def test_another_version_is_refused(history: str) -> None:

@@ -18,7 +18,7 @@ from saga.core.current import Attempt, attempt_now
 from saga.core.effects import RunTask
 from saga.core.events import EventKind
 from saga.core.outcome import progress_of, unwrap, wrap
-from saga.core.tracks import policy_from_json, policy_to_json
+from saga.core.pinned import policy_from_json, policy_to_json
 from saga.engine.codec import JsonCodec
 from saga.engine.heart import BEAT_SECONDS_MIN, PROGRESS_BYTES_MAX, Heart
 from saga.engine.records import Claim

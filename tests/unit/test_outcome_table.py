@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from saga import Context, StallReason, Status, StepFailed
-from saga.core.events import EventKind
+from saga.core.events import NOBODY, EventKind
 from saga.core.policy import LOST_MAX, NOT_RUN_MAX
 from tests.unit.driven import Driven, define
 from tests.unit.steps import book, charge, hurry, look, mail, ship, stock
@@ -153,6 +153,17 @@ def test_a_step_that_loses_every_worker_is_poison_and_stalls() -> None:
     assert (run.status, run.stall_reason) == (Status.STALLED, StallReason.POISON_STEP)
     assert run.open == {}
     assert run.dispatched == ["stock"] * LOST_MAX
+
+
+def test_what_a_crash_of_postgres_may_have_forgotten_is_asked_again_and_is_no_poison() -> None:
+    run = Driven(define(one_stock))
+    for _ in range(LOST_MAX + 1):
+        run.lose("stock", claimant=NOBODY)
+
+    assert run.status is Status.RUNNING
+    assert run.open["stock"].attempt == LOST_MAX + 2
+    run.abort("stock")
+    assert "stock.compensate" in run.dispatched  # it was perhaps claimed, so it may have landed
 
 
 def test_an_input_that_no_worker_can_decode_backs_off_then_stalls_and_is_never_undone() -> None:

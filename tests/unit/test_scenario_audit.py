@@ -11,10 +11,11 @@ import pytest
 from rich.console import Console
 
 from demo_shop.chaos import Kill, KillKind
+from demo_shop.report import write_json
 from demo_shop.scenarios.audit import Audit, Told, audit
 from demo_shop.scenarios.loans import LOAN
 from demo_shop.scenarios.meals import FOOD
-from demo_shop.scenarios.report import Outcome, print_outcome, write_json
+from demo_shop.scenarios.report import Outcome, print_outcome, summary
 from demo_shop.scenarios.rides import RIDE
 from demo_shop.scenarios.scenario import Moment, PlannedRun, Process, Scenario, cancelled, completed, failed, plan
 from demo_shop.services.ledger import Effect, Record, Undo
@@ -204,7 +205,7 @@ def outcome(ledgers: Mapping[str, Record]) -> Outcome:
 def test_the_figures_are_written_as_json(tmp_path: Path) -> None:
     path = tmp_path / "made" / "ride.json"
 
-    write_json(path, outcome(good_ledgers()))
+    write_json(path, summary(outcome(good_ledgers())))
 
     written = json.loads(path.read_text())
     assert {name: written[name] for name in ("process", "runs", "completed", "compensated", "stalled")} == {

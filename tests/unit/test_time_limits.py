@@ -13,7 +13,7 @@ from celery.worker.request import Request, create_request_cls
 from kombu.message import Message
 
 from saga import step
-from saga.core.state import GRACE_SECONDS
+from saga.core.attempts import GRACE_SECONDS
 from saga.engine.installation import install
 from saga.engine.messages import UNLIMITED_SECONDS, Broker
 from saga.engine.records import TaskMessage

@@ -270,7 +270,7 @@ def test_a_timer_can_be_due_at_a_time() -> None:
     assert list(Driven(define(function)).timers.values()) == [datetime(2027, 1, 1, tzinfo=UTC)]
 
 
-@pytest.mark.parametrize("until", [-1, 11 * 365 * 86_400, datetime(2027, 1, 1)])  # noqa: DTZ001
+@pytest.mark.parametrize("until", [-1, 11 * 365 * 86_400, datetime(2027, 1, 1), datetime.max.replace(tzinfo=UTC)])  # noqa: DTZ001
 def test_a_timer_that_cannot_be_is_a_bug_of_the_saga(until: float | datetime) -> None:
     def function(ctx: Context, n: int) -> None:
         ctx.sleep(until)

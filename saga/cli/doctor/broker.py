@@ -51,62 +51,53 @@ def look(app: Any) -> BrokerFacts:
 
 CHECKS: Checks[BrokerFacts] = Checks("broker")
 
-
-@CHECKS.refuse(
+CHECKS.refuse(
     "D20",
     "no broker is set",
+    lambda facts: "neither broker_url nor CELERY_BROKER_URL is set" if facts.url is None else None,
     because="Celery would fall back to RabbitMQ on this machine; coordinators publish nowhere and workers hear nothing",
     paste='app = Celery("shop", broker="redis://redis.internal:6379/0")  # or CELERY_BROKER_URL',
 )
-def is_not_set(facts: BrokerFacts) -> str | None:
-    """Refuse an application without a broker."""
-    return "neither broker_url nor CELERY_BROKER_URL is set" if facts.url is None else None
 
-
-@CHECKS.refuse(
+CHECKS.refuse(
     "D21",
     "the broker does not answer",
+    lambda facts: facts.silence if facts.url is not None else None,
     because="runs are kept and nothing is lost, but nothing is run either",
     paste="app.conf.broker_url = …  # or start the broker, or open the way to it",
 )
-def is_silent(facts: BrokerFacts) -> str | None:
-    """Refuse a broker that cannot be reached."""
-    return facts.silence if facts.url is not None else None
 
-
-@CHECKS.refuse(
+CHECKS.refuse(
     "D22",
     "a transport that processes do not share: memory, filesystem",
+    lambda facts: f"the broker's transport is {facts.transport}" if facts.transport in NOT_SHARED else None,
     because="coordinator and workers are processes of their own, on machines of their own",
     paste='app.conf.broker_url = "redis://redis.internal:6379/0"',
 )
-def is_not_shared(facts: BrokerFacts) -> str | None:
-    """Refuse in-memory transports."""
-    return f"the broker's transport is {facts.transport}" if facts.transport in NOT_SHARED else None
 
-
-@CHECKS.refuse(
+CHECKS.refuse(
     "D23",
     "`maxmemory-policy` other than noeviction (Redis)",
+    lambda facts: (
+        f"maxmemory-policy is {facts.maxmemory_policy}" if facts.maxmemory_policy not in (None, "noeviction") else None
+    ),
     because="a full Redis would throw queues away in silence; with noeviction it refuses, and messages are sent again",
     paste="CONFIG SET maxmemory-policy noeviction  # and in redis.conf",
 )
-def evicts(facts: BrokerFacts) -> str | None:
-    """Refuse brokers that evict."""
-    if facts.maxmemory_policy in (None, "noeviction"):
-        return None
-    return f"maxmemory-policy is {facts.maxmemory_policy}"
 
 
-@CHECKS.refuse(
-    "D24",
-    "Redis older than 6.2",
-    because="it is not maintained any more and never tried with this framework",
-    paste="# upgrade to Redis 6.2 or newer, or to Valkey",
-)
-def is_old(facts: BrokerFacts) -> str | None:
+def _is_old(facts: BrokerFacts) -> str | None:
     """Refuse old servers."""
     if facts.redis_version is None:
         return None
     parts = tuple(int(part) for part in facts.redis_version.split(".")[:2] if part.isdigit())
     return None if parts >= REDIS_MIN else f"the server is Redis {facts.redis_version}"
+
+
+CHECKS.refuse(
+    "D24",
+    "Redis older than 6.2",
+    _is_old,
+    because="it is not maintained any more and never tried with this framework",
+    paste="# upgrade to Redis 6.2 or newer, or to Valkey",
+)

@@ -8,8 +8,8 @@ from typing import Any
 
 from saga.cli.doctor.check import Checks
 from saga.cli.fleet import WorkerNode
+from saga.core.attempts import GRACE_SECONDS
 from saga.core.events import Direction
-from saga.core.state import GRACE_SECONDS
 from saga.engine.installation import Installation
 from saga.engine.outcomes import function_of
 
@@ -121,60 +121,50 @@ def _priorities(conf: Any) -> tuple[str, ...]:
 CHECKS: Checks[CeleryFacts] = Checks("Celery")
 
 
-@CHECKS.refuse(
-    "D01",
-    "`accept_content` with pickle or yaml",
-    because="reading such a message runs the code in it: whoever reaches the broker runs code in your workers",
-    paste='app.conf.accept_content = ["json"]',
-)
-def accepts_code(facts: CeleryFacts) -> str | None:
+def _accepts_code(facts: CeleryFacts) -> str | None:
     """Refuse content types that run code."""
     bad = sorted(set(facts.accept_content) & CODE_IN_MESSAGES)
     return f"accept_content has {', '.join(bad)}" if bad else None
 
 
-@CHECKS.refuse(
+CHECKS.refuse(
+    "D01",
+    "`accept_content` with pickle or yaml",
+    _accepts_code,
+    because="reading such a message runs the code in it: whoever reaches the broker runs code in your workers",
+    paste='app.conf.accept_content = ["json"]',
+)
+
+CHECKS.refuse(
     "D02",
     "`accept_content` without json",
+    lambda facts: (
+        f"accept_content is {list(facts.accept_content)}"
+        if not {"json", "application/json"} & set(facts.accept_content)
+        else None
+    ),
     because="the messages of steps are JSON: workers that do not accept it throw them away",
     paste='app.conf.accept_content = ["json"]',
 )
-def does_not_accept_json(facts: CeleryFacts) -> str | None:
-    """Refuse workers that cannot read a step's message."""
-    if {"json", "application/json"} & set(facts.accept_content):
-        return None
-    return f"accept_content is {list(facts.accept_content)}"
 
-
-@CHECKS.refuse(
+CHECKS.refuse(
     "D03",
     "`task_serializer` pickle or yaml",
+    lambda facts: f"task_serializer is {facts.task_serializer}" if facts.task_serializer in CODE_IN_MESSAGES else None,
     because="the other tasks on these workers' queues would need workers that accept code in messages",
     paste='app.conf.task_serializer = "json"',
 )
-def sends_code(facts: CeleryFacts) -> str | None:
-    """Refuse a serializer that forces workers to accept code."""
-    return f"task_serializer is {facts.task_serializer}" if facts.task_serializer in CODE_IN_MESSAGES else None
 
-
-@CHECKS.refuse(
+CHECKS.refuse(
     "D04",
     "`task_always_eager`",
+    lambda facts: "task_always_eager is on" if facts.task_always_eager else None,
     because="tasks would run inside whoever sends them: without a worker, without time limits, inside web requests",
     paste="app.conf.task_always_eager = False  # tests: saga.testing.play(…) runs a saga in memory",
 )
-def runs_eagerly(facts: CeleryFacts) -> str | None:
-    """Refuse eager mode."""
-    return "task_always_eager is on" if facts.task_always_eager else None
 
 
-@CHECKS.refuse(
-    "D05",
-    "`worker_prefetch_multiplier` other than 1 for workers of steps",
-    because="what a worker has reserved behind a long step no idle worker can run; the run waits for that step",
-    paste="app.conf.worker_prefetch_multiplier = 1",
-)
-def prefetches(facts: CeleryFacts) -> str | None:
+def _prefetches(facts: CeleryFacts) -> str | None:
     """Refuse reserving messages ahead, as set or as running workers do it."""
     ahead = [worker for worker in facts.workers if worker.prefetch > worker.concurrency or worker.prefetch == 0]
     if ahead:
@@ -189,14 +179,16 @@ def prefetches(facts: CeleryFacts) -> str | None:
     )
 
 
-@CHECKS.refuse(
-    "D06",
-    "`visibility_timeout` not above the longest hard limit of a step (Redis)",
-    because="Redis delivers the message of a step that still runs again; such doubles are dropped, but each costs a "
-    "delivery, and they come for ever",
-    paste='app.conf.broker_transport_options = {**app.conf.broker_transport_options, "visibility_timeout": SECONDS}',
+CHECKS.refuse(
+    "D05",
+    "`worker_prefetch_multiplier` other than 1 for workers of steps",
+    _prefetches,
+    because="what a worker has reserved behind a long step no idle worker can run; the run waits for that step",
+    paste="app.conf.worker_prefetch_multiplier = 1",
 )
-def delivers_again_too_soon(facts: CeleryFacts) -> str | None:
+
+
+def _delivers_again_too_soon(facts: CeleryFacts) -> str | None:
     """Refuse a visibility timeout that a healthy step can outlast."""
     if facts.transport != "redis":
         return None
@@ -207,70 +199,59 @@ def delivers_again_too_soon(facts: CeleryFacts) -> str | None:
     return f"visibility_timeout is {timeout:g} s, the longest hard limit of a step {longest:g} s"
 
 
-@CHECKS.refuse(
+CHECKS.refuse(
+    "D06",
+    "`visibility_timeout` not above the longest hard limit of a step (Redis)",
+    _delivers_again_too_soon,
+    because="Redis delivers the message of a step that still runs again; such doubles are dropped, but each costs a "
+    "delivery, and they come for ever",
+    paste='app.conf.broker_transport_options = {**app.conf.broker_transport_options, "visibility_timeout": SECONDS}',
+)
+
+
+def _lacks(facts: CeleryFacts, option: str) -> str | None:
+    """Refuse a Redis without this option."""
+    if facts.transport != "redis" or facts.transport_options.get(option):
+        return None
+    return f"broker_transport_options has no {option}"
+
+
+CHECKS.refuse(
     "D07",
     "no `socket_timeout` (Redis)",
+    lambda facts: _lacks(facts, "socket_timeout"),
     because="a connection that the network has dropped without a word blocks its worker or coordinator for ever",
     paste='app.conf.broker_transport_options = {**app.conf.broker_transport_options, "socket_timeout": 10}',
 )
-def may_hang(facts: CeleryFacts) -> str | None:
-    """Refuse sockets without a read timeout."""
-    if facts.transport != "redis" or facts.transport_options.get("socket_timeout"):
-        return None
-    return "broker_transport_options has no socket_timeout"
 
-
-@CHECKS.refuse(
+CHECKS.refuse(
     "D08",
     "no `socket_keepalive` (Redis)",
+    lambda facts: _lacks(facts, "socket_keepalive"),
     because="idle connections die in firewalls and load balancers, and nobody finds out before the next message",
     paste='app.conf.broker_transport_options = {**app.conf.broker_transport_options, "socket_keepalive": True}',
 )
-def has_no_keepalive(facts: CeleryFacts) -> str | None:
-    """Refuse sockets without keepalive."""
-    if facts.transport != "redis" or facts.transport_options.get("socket_keepalive"):
-        return None
-    return "broker_transport_options has no socket_keepalive"
 
-
-@CHECKS.refuse(
+CHECKS.refuse(
     "D09",
     "`retry_on_timeout` (Redis)",
+    lambda facts: (
+        "broker_transport_options has retry_on_timeout"
+        if facts.transport == "redis" and facts.transport_options.get("retry_on_timeout")
+        else None
+    ),
     because="the driver would send a whole pipeline again after a timeout, and kombu switches its batches off for that",
     paste='app.conf.broker_transport_options.pop("retry_on_timeout", None)',
 )
-def repeats_pipelines(facts: CeleryFacts) -> str | None:
-    """Refuse retries below the publisher."""
-    if facts.transport != "redis" or not facts.transport_options.get("retry_on_timeout"):
-        return None
-    return "broker_transport_options has retry_on_timeout"
 
-
-@CHECKS.refuse(
+CHECKS.refuse(
     "D10",
     "no `worker_soft_shutdown_timeout`",
+    lambda facts: "worker_soft_shutdown_timeout is 0" if facts.worker_soft_shutdown_timeout <= 0 else None,
     because="a deploy that cannot wait cuts running steps off at any line: their outcomes are unknown, and each is "
     "probed or asked again",
     paste="app.conf.worker_soft_shutdown_timeout = 10.0",
 )
-def cuts_steps_off(facts: CeleryFacts) -> str | None:
-    """Refuse a cold shutdown without grace."""
-    return None if facts.worker_soft_shutdown_timeout > 0 else "worker_soft_shutdown_timeout is 0"
-
-
-@CHECKS.refuse(
-    "D11",
-    "a worker pool without time limits: threads, gevent, eventlet, solo",
-    because="a step that hangs hangs for ever: its lease runs out, another worker runs it beside the first, and the "
-    "slot stays lost",
-    paste='app.conf.worker_pool = "prefork"  # and no -P on the command line of workers that run steps',
-)
-def has_no_time_limits(facts: CeleryFacts) -> str | None:
-    """Refuse pools that cannot end a step, as set or as running."""
-    running = [worker for worker in facts.workers if _without_limits(worker.pool)]
-    if running:
-        return "running workers have no time limits: " + ", ".join(f"{one.name} ({one.pool})" for one in running)
-    return f"worker_pool is {facts.worker_pool}" if _without_limits(facts.worker_pool) else None
 
 
 def _without_limits(pool: str) -> bool:
@@ -278,24 +259,33 @@ def _without_limits(pool: str) -> bool:
     return any(word.startswith(POOLS_WITHOUT_LIMITS) for word in words)
 
 
-@CHECKS.refuse(
+def _has_no_time_limits(facts: CeleryFacts) -> str | None:
+    """Refuse pools that cannot end a step, as set or as running."""
+    running = [worker for worker in facts.workers if _without_limits(worker.pool)]
+    if running:
+        return "running workers have no time limits: " + ", ".join(f"{one.name} ({one.pool})" for one in running)
+    return f"worker_pool is {facts.worker_pool}" if _without_limits(facts.worker_pool) else None
+
+
+CHECKS.refuse(
+    "D11",
+    "a worker pool without time limits: threads, gevent, eventlet, solo",
+    _has_no_time_limits,
+    because="a step that hangs hangs for ever: its lease runs out, another worker runs it beside the first, and the "
+    "slot stays lost",
+    paste='app.conf.worker_pool = "prefork"  # and no -P on the command line of workers that run steps',
+)
+
+CHECKS.refuse(
     "D12",
     "priorities within a queue",
+    lambda facts: f"priorities are set by {', '.join(facts.priorities)}" if facts.priorities else None,
     because="messages that others overtake for ever look like lost ones; a priority is a queue of its own",
     paste='app.conf.task_routes = {"payments.*": {"queue": "urgent"}}  # instead of priorities',
 )
-def has_priorities(facts: CeleryFacts) -> str | None:
-    """Refuse priorities."""
-    return f"priorities are set by {', '.join(facts.priorities)}" if facts.priorities else None
 
 
-@CHECKS.refuse(
-    "D13",
-    "`task_annotations` that change a step's task",
-    because="a step's limits and settings are part of its definition; others end attempts whose lease says they run",
-    paste="app.conf.task_annotations = {}  # or leave the steps out; set @step(timeout=…)",
-)
-def annotates_steps(facts: CeleryFacts) -> str | None:
+def _annotates_steps(facts: CeleryFacts) -> str | None:
     """Refuse annotations of steps."""
     changed = [
         task.name
@@ -310,18 +300,30 @@ def annotates_steps(facts: CeleryFacts) -> str | None:
     )
 
 
-@CHECKS.advise(
-    "D14",
-    "`ack_emulation` off for workers that serve steps only (Redis)",
-    because="Postgres knows what is unfinished, so a message that dies with its worker is sent again; the copies that "
-    "kombu keeps of all that is delivered are needless for steps, and more than half of a worker's work. "
-    "What it costs: any other task that such a worker has taken is lost when the worker dies, acks_late or not",
-    paste='app.conf.broker_transport_options = {**app.conf.broker_transport_options, "ack_emulation": False}',
+CHECKS.refuse(
+    "D13",
+    "`task_annotations` that change a step's task",
+    _annotates_steps,
+    because="a step's limits and settings are part of its definition; others end attempts whose lease says they run",
+    paste="app.conf.task_annotations = {}  # or leave the steps out; set @step(timeout=…)",
 )
-def keeps_needless_copies(facts: CeleryFacts) -> str | None:
+
+
+def _keeps_needless_copies(facts: CeleryFacts) -> str | None:
     """Advise to keep no copies of messages, where every task of the workers is a step."""
     if facts.transport != "redis" or not facts.transport_options.get("ack_emulation", True):
         return None
     if facts.other_tasks or any(set(worker.queues) - facts.queues for worker in facts.workers):
         return None
     return "nothing but steps is sent to the queues of these workers, and each delivery is kept twice"
+
+
+CHECKS.advise(
+    "D14",
+    "`ack_emulation` off for workers that serve steps only (Redis)",
+    _keeps_needless_copies,
+    because="Postgres knows what is unfinished, so a message that dies with its worker is sent again; the copies that "
+    "kombu keeps of all that is delivered are needless for steps, and more than half of a worker's work. "
+    "What it costs: any other task that such a worker has taken is lost when the worker dies, acks_late or not",
+    paste='app.conf.broker_transport_options = {**app.conf.broker_transport_options, "ack_emulation": False}',
+)

@@ -48,23 +48,10 @@ class Checks(Generic[F]):
     def __iter__(self) -> Iterator[Check[F]]:
         return iter(self._checks)
 
-    def refuse(
-        self, code: str, refuses: str, *, because: str, paste: str
-    ) -> Callable[[Callable[[F], str | None]], Callable[[F], str | None]]:
-        """Register the function below as a check that refuses."""
-        return self._register(code, refuses, because, paste, advice=False)
+    def refuse(self, code: str, refuses: str, find: Callable[[F], str | None], *, because: str, paste: str) -> None:
+        """Add a check that refuses what `find` finds."""
+        self._checks.append(Check(code, self.area, refuses, because, paste, find))
 
-    def advise(
-        self, code: str, advises: str, *, because: str, paste: str
-    ) -> Callable[[Callable[[F], str | None]], Callable[[F], str | None]]:
-        """Register the function below as a check that advises; it never fails an examination."""
-        return self._register(code, advises, because, paste, advice=True)
-
-    def _register(
-        self, code: str, what: str, because: str, paste: str, *, advice: bool
-    ) -> Callable[[Callable[[F], str | None]], Callable[[F], str | None]]:
-        def register(find: Callable[[F], str | None]) -> Callable[[F], str | None]:
-            self._checks.append(Check(code, self.area, what, because, paste, find, advice))
-            return find
-
-        return register
+    def advise(self, code: str, advises: str, find: Callable[[F], str | None], *, because: str, paste: str) -> None:
+        """Add a check that advises; it never fails an examination."""
+        self._checks.append(Check(code, self.area, advises, because, paste, find, advice=True))

@@ -88,28 +88,26 @@ def look(
 
 CHECKS: Checks[Fleet] = Checks("connections")
 
-
-@CHECKS.refuse(
+CHECKS.refuse(
     "D50",
     "a fleet that may open more connections than Postgres has",
+    lambda fleet: (
+        f"the fleet may open {fleet.maximum} connections, Postgres has {fleet.available}"
+        if fleet.available is not None and not fleet.pooled and fleet.maximum > fleet.available
+        else None
+    ),
     because="whoever comes too late is refused: workers stop acknowledging, and a coordinator that restarts cannot",
     paste="ALTER SYSTEM SET max_connections = 300;  -- and restart; or fewer children, or pgbouncer for workers",
 )
-def is_too_large(fleet: Fleet) -> str | None:
-    """Refuse a fleet that does not fit."""
-    if fleet.available is None or fleet.pooled or fleet.maximum <= fleet.available:
-        return None
-    return f"the fleet may open {fleet.maximum} connections, Postgres has {fleet.available}"
 
-
-@CHECKS.refuse(
+CHECKS.refuse(
     "D51",
     "a pooler between, without `saga_pgbouncer`",
+    lambda fleet: (
+        "the database's URL leads to a pooler, and saga_pgbouncer is off"
+        if fleet.pooled and not fleet.pgbouncer_set
+        else None
+    ),
     because="a pooler in transaction mode mixes up what belongs to a session: start-up options and prepared statements",
     paste="app.conf.saga_pgbouncer = True  # for workers and clients; coordinators need Postgres itself: they LISTEN",
 )
-def hides_a_pooler(fleet: Fleet) -> str | None:
-    """Refuse a pooler that nobody declared."""
-    if fleet.pooled and not fleet.pgbouncer_set:
-        return "the database's URL leads to a pooler, and saga_pgbouncer is off"
-    return None

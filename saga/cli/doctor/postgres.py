@@ -110,151 +110,116 @@ def _ask(installation: Installation, connection: Psycopg, url: str) -> PostgresF
 
 CHECKS: Checks[PostgresFacts] = Checks("Postgres")
 
-
-@CHECKS.refuse(
+CHECKS.refuse(
     "D30",
     "no database is set",
+    lambda facts: facts.silence if facts.url is None else None,
     because="the log of every run is in Postgres: without it nothing can be accepted",
     paste='install(app, database="postgresql://app@db.internal/shop")',
 )
-def is_not_set(facts: PostgresFacts) -> str | None:
-    """Refuse an application without a database."""
-    return facts.silence if facts.url is None else None
 
-
-@CHECKS.refuse(
+CHECKS.refuse(
     "D31",
     "the database does not answer",
+    lambda facts: facts.silence if facts.url is not None else None,
     because="nothing can be accepted, decided or recorded; workers and coordinators wait for it",
     paste="# start Postgres, open the way to it, or mend the URL given to install(app, database=…)",
 )
-def is_silent(facts: PostgresFacts) -> str | None:
-    """Refuse a database that cannot be reached."""
-    return facts.silence if facts.url is not None else None
 
-
-@CHECKS.refuse(
+CHECKS.refuse(
     "D32",
     "Postgres older than 14",
+    lambda facts: f"the server is Postgres {facts.version}" if facts.version < VERSION_MIN else None,
     because="it is not maintained any more and never tried with this framework",
     paste="# upgrade to Postgres 14 or newer",
 )
-def is_old(facts: PostgresFacts) -> str | None:
-    """Refuse old servers."""
-    return f"the server is Postgres {facts.version}" if facts.version < VERSION_MIN else None
 
-
-@CHECKS.refuse(
+CHECKS.refuse(
     "D33",
     "`fsync` off",
+    lambda facts: f"fsync is {facts.fsync}" if facts.fsync != "on" else None,
     because="a crash of the machine can lose or corrupt runs that were accepted: no promise holds",
     paste="ALTER SYSTEM SET fsync = on; SELECT pg_reload_conf();",
 )
-def does_not_sync(facts: PostgresFacts) -> str | None:
-    """Refuse a server that does not write through."""
-    return f"fsync is {facts.fsync}" if facts.fsync != "on" else None
 
-
-@CHECKS.refuse(
+CHECKS.refuse(
     "D34",
     "`synchronous_commit` off",
+    lambda facts: f"synchronous_commit is {facts.synchronous_commit}" if facts.synchronous_commit == "off" else None,
     because="a claim that a crash forgets lets a step run twice with nobody knowing; "
     "what may be asynchronous says so itself",
     paste="ALTER ROLE app SET synchronous_commit = on;  -- or ALTER SYSTEM",
 )
-def commits_asynchronously(facts: PostgresFacts) -> str | None:
-    """Refuse asynchronous commits as the default."""
-    return f"synchronous_commit is {facts.synchronous_commit}" if facts.synchronous_commit == "off" else None
 
-
-@CHECKS.refuse(
+CHECKS.refuse(
     "D35",
     "`full_page_writes` off",
+    lambda facts: f"full_page_writes is {facts.full_page_writes}" if facts.full_page_writes != "on" else None,
     because="a crash in the middle of writing a page leaves it torn, and the log with it",
     paste="ALTER SYSTEM SET full_page_writes = on; SELECT pg_reload_conf();",
 )
-def tears_pages(facts: PostgresFacts) -> str | None:
-    """Refuse torn pages."""
-    return f"full_page_writes is {facts.full_page_writes}" if facts.full_page_writes != "on" else None
 
-
-@CHECKS.refuse(
+CHECKS.refuse(
     "D36",
     "`default_transaction_isolation` other than read committed",
+    lambda facts: (
+        f"default_transaction_isolation is {facts.default_isolation}"
+        if facts.default_isolation != "read committed"
+        else None
+    ),
     because="the statements are written for READ COMMITTED: under a stricter one they fail with serialization errors "
     "where two processes meet",
     paste="ALTER ROLE app SET default_transaction_isolation = 'read committed';",
 )
-def isolates_otherwise(facts: PostgresFacts) -> str | None:
-    """Refuse another isolation as the default."""
-    if facts.default_isolation == "read committed":
-        return None
-    return f"default_transaction_isolation is {facts.default_isolation}"
 
-
-@CHECKS.refuse(
+CHECKS.refuse(
     "D37",
     "tables that are missing, older or newer than the code",
+    lambda facts: facts.schema_problem,
     because="statements would fail, or write what other code cannot read",
     paste="celery -A <app> saga upgrade --database postgresql://owner@db.internal/shop --grant-to app",
 )
-def has_other_tables(facts: PostgresFacts) -> str | None:
-    """Refuse tables that do not fit."""
-    return facts.schema_problem
 
-
-@CHECKS.refuse(
+CHECKS.refuse(
     "D38",
     "the application's role is a superuser",
+    lambda facts: f"the role {facts.role} is a superuser" if facts.superuser else None,
     because="no grant holds it: a bug or an injection can rewrite the log, and it takes connections kept for repairs",
     paste="CREATE ROLE app LOGIN;  -- then: saga upgrade --database postgresql://owner@… --grant-to app",
 )
-def is_superuser(facts: PostgresFacts) -> str | None:
-    """Refuse superusers."""
-    return f"the role {facts.role} is a superuser" if facts.superuser else None
 
-
-@CHECKS.refuse(
+CHECKS.refuse(
     "D39",
     "the application's role may change the log",
+    lambda facts: (
+        f"the role {facts.role} may {', '.join(facts.event_rights)} the table event"
+        if facts.event_rights and not facts.superuser
+        else None
+    ),
     because="the log is the only truth about a run and is append-only: INSERT and SELECT are all that is needed",
     paste="REVOKE UPDATE, DELETE, TRUNCATE ON saga.event FROM app;  -- an owner cannot be held: use a role of its own",
 )
-def may_change_the_log(facts: PostgresFacts) -> str | None:
-    """Refuse rights on the log that nobody needs."""
-    if not facts.event_rights or facts.superuser:
-        return None
-    return f"the role {facts.role} may {', '.join(facts.event_rights)} the table event"
 
-
-@CHECKS.refuse(
+CHECKS.refuse(
     "D40",
     "a standby, or a role that may only read",
+    lambda facts: "the server is in recovery, or default_transaction_read_only is on" if facts.read_only else None,
     because="nothing can be written there",
     paste="install(app, database=…)  # the primary: postgresql://a,b/shop?target_session_attrs=read-write",
 )
-def only_reads(facts: PostgresFacts) -> str | None:
-    """Refuse read-only sessions."""
-    return "the server is in recovery, or default_transaction_read_only is on" if facts.read_only else None
 
-
-@CHECKS.refuse(
+CHECKS.refuse(
     "D41",
     "`autovacuum` off",
+    lambda facts: f"autovacuum is {facts.autovacuum}" if facts.autovacuum != "on" else None,
     because="the inbox and the tasks are small tables with a high turnover: without vacuum they grow, and slow down",
     paste="ALTER SYSTEM SET autovacuum = on; SELECT pg_reload_conf();",
 )
-def does_not_vacuum(facts: PostgresFacts) -> str | None:
-    """Refuse a server without autovacuum."""
-    return f"autovacuum is {facts.autovacuum}" if facts.autovacuum != "on" else None
 
-
-@CHECKS.refuse(
+CHECKS.refuse(
     "D42",
     "a database that is not UTF-8",
+    lambda facts: f"the database is encoded in {facts.encoding}" if facts.encoding != "UTF8" else None,
     because="values are stored as JSON text in UTF-8; other encodings refuse some of it, and its run stalls",
     paste="CREATE DATABASE shop ENCODING 'UTF8' TEMPLATE template0;",
 )
-def has_another_encoding(facts: PostgresFacts) -> str | None:
-    """Refuse other encodings."""
-    return f"the database is encoded in {facts.encoding}" if facts.encoding != "UTF8" else None

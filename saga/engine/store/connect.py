@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TypeAlias, TypeVar, cast
 
 import psycopg
@@ -36,11 +40,35 @@ _SERVER_PROBES = {
 }
 
 
+#: When whoever asks in this thread gives up, by the monotonic clock.
+_give_up_at: ContextVar[float] = ContextVar("give_up_at", default=math.inf)
+
+
+@contextmanager
+def answered_within(seconds: float) -> Iterator[None]:
+    """Let the connections that are used in the block wait for answers for so many seconds altogether, not longer."""
+    reset = _give_up_at.set(min(_give_up_at.get(), time.monotonic() + seconds))
+    try:
+        yield
+    finally:
+        _give_up_at.reset(reset)
+
+
+def seconds_left() -> float:
+    """Return for how long this thread may wait for an answer; without `answered_within` for ever."""
+    return _give_up_at.get() - time.monotonic()
+
+
+def connecting_seconds(most: int) -> int:
+    """Return for how long to try to connect: at most so long, and at least a second, for 0 is for ever."""
+    return max(math.ceil(min(seconds_left(), most)), 1)
+
+
 class Bounded(psycopg.Connection[TupleRow]):
     """A connection that is closed when an answer takes longer than ANSWER_SECONDS: psycopg has no read timeout.
 
     Only this finds a peer that takes everything and says nothing, such as a frozen server, or a proxy that lost its
-    other side.
+    other side. Inside `answered_within` it is closed when that time is over.
     """
 
     def wait(self, gen: PQGen[T], *args: Any, **options: Any) -> T:
@@ -52,14 +80,15 @@ class Bounded(psycopg.Connection[TupleRow]):
         return super().wait(self._bounded(gen), *args, **options)
 
     def _bounded(self, gen: PQGen[T]) -> PQGen[T]:
-        give_up_at = time.monotonic() + ANSWER_SECONDS
+        seconds = min(ANSWER_SECONDS, max(seconds_left(), 0.0))
+        give_up_at = time.monotonic() + seconds
         try:
             wanted = next(gen)
             while True:
                 ready = yield wanted
                 if not ready and time.monotonic() > give_up_at:
                     self.close()
-                    raise psycopg.OperationalError(f"Postgres has not answered for {ANSWER_SECONDS:g} s")
+                    raise psycopg.OperationalError(f"Postgres has not answered for {seconds:.2g} s")
                 wanted = gen.send(ready)
         except StopIteration as end:
             return cast(T, end.value)
@@ -109,7 +138,7 @@ def connect(
             f"the database URL cannot be read: {str(error).strip()}; expected postgresql://user@host/database"
         ) from error
     wanted: dict[str, Any] = {
-        "connect_timeout": connect_timeout_seconds,
+        "connect_timeout": connecting_seconds(connect_timeout_seconds),
         "application_name": application_name,
         **PROBES,
     }

@@ -11,6 +11,7 @@ from uuid import UUID
 
 import psycopg
 
+from saga.core.events import NOBODY
 from saga.engine.records import TaskMessage
 from saga.engine.store.connect import Connection
 from saga.engine.store.failures import Fenced, watch_replication
@@ -101,6 +102,17 @@ UPDATE {s}.shard SET owner = NULL, suspect = NULL, strikes = 0 WHERE owner = %(m
 
 _RING_ALL = "SELECT pg_notify('{channel}', 'members')"
 
+# A crash of Postgres empties the unlogged table, and may forget claims, which are not flushed. So whatever is unclaimed
+# then may be running somewhere: it is taken for claimed, and whoever has it tells its outcome as ever (P4), or it is
+# lost when its lease ends. The row comes back in the same transaction, and of two that see it missing one waits.
+_REMEMBER = """
+WITH crashed AS (INSERT INTO {s}.unbroken DEFAULT VALUES ON CONFLICT DO NOTHING RETURNING one)
+UPDATE {s}.task
+SET claimed_by = '{nobody}', claimed_at = clock_timestamp(),
+    lease_until = clock_timestamp() + make_interval(secs => lease_seconds)
+WHERE claimed_by IS NULL AND EXISTS (SELECT FROM crashed)
+"""
+
 _LIVING = "SELECT count(*) FROM {s}.coordinator WHERE dead_at IS NULL AND lease_until > clock_timestamp()"
 
 # One run at a time is tried: what was noted of another shard's is over.
@@ -142,6 +154,7 @@ class Membership:
         self._resign = statement(schema, _RESIGN)
         self._resign_shards = statement(schema, _RESIGN_SHARDS)
         self._ring_all = statement(schema, _RING_ALL)
+        self._remember = statement(schema, _REMEMBER, nobody=str(NOBODY))
         self._living = statement(schema, _LIVING)
         self._suspect = statement(schema, _SUSPECT)
         self._strikes = statement(schema, _STRIKES)
@@ -268,6 +281,18 @@ class Membership:
                 connection.execute(self._resign_shards, {"me": me})
             connection.execute(self._ring_all)
         return resigned
+
+    def remember(self, connection: Connection) -> int:
+        """After a crash of Postgres, take what nobody has claimed for claimed; return how many attempts that were.
+
+        To be called on every new connection before a turn is taken on it: a crash ends all connections.
+
+        Raises:
+            CommitUnknown: it is maybe not on the synchronous standby; call it again.
+            psycopg.Error: nobody knows; call it again.
+        """
+        with watch_replication(connection):
+            return connection.execute(self._remember).rowcount
 
     def living(self, connection: Connection) -> int:
         """Count the coordinators with a living lease.

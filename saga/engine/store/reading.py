@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -261,9 +261,11 @@ class Reading:
         found = self.find(connection, saga, key)
         if found is not None:
             return Look(found)
-        waiting = tuple(self.pending_arrivals(connection, saga, key))
+        looked = Look(None, tuple(self.pending_arrivals(connection, saga, key)))
+        if looked.accepted:
+            return looked
         # A turn may have taken the start between the two looks; then the run is there now.
-        return Look(None, waiting) if waiting else Look(self.find(connection, saga, key))
+        return replace(looked, found=self.find(connection, saga, key))
 
     def list_runs(
         self,

@@ -3,56 +3,58 @@
 from __future__ import annotations
 
 import json
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from saga.core.events import EventKind
+from saga.core.events import NOBODY, EventKind
 from saga.engine.records import Claim
 from saga.engine.store.connect import Connection
-from saga.engine.store.failures import watch_replication
 from saga.engine.store.names import statement
 
 if TYPE_CHECKING:
     import sqlalchemy
 
-# One UPDATE by primary key. "Or mine": without it a lost reply would make this delivery drop its own claim.
+# One UPDATE by primary key. "Or mine": without it a lost reply would make this delivery drop its own claim. It commits
+# asynchronously: a crash of Postgres may forget it, but empties `unbroken` too, and nothing more can
+# be claimed until all that is unclaimed then has been taken for claimed (Membership.remember).
 _CLAIM = """
 UPDATE {s}.task
 SET claimed_by = %(claimant)s, claimed_at = clock_timestamp(),
     lease_until = clock_timestamp() + make_interval(secs => lease_seconds)
-WHERE token = %(token)s AND attempt = %(attempt)s AND (claimed_by IS NULL OR claimed_by = %(claimant)s)
-RETURNING run, shard, name, input, lease_seconds, limit_seconds, beats, progress
+WHERE token = %(token)s AND attempt = %(attempt)s
+  AND (claimed_by IS NULL AND EXISTS (SELECT FROM {s}.unbroken) OR claimed_by = %(claimant)s)
+RETURNING run, shard, name, input, lease_seconds, limit_seconds, beats, progress,
+    set_config('synchronous_commit', 'off', true)
 """
 
-# Only a transactional step may claim like this: its own commit decides whether it happened.
-_CLAIM_UNFLUSHED = _CLAIM.rstrip() + ", set_config('synchronous_commit', 'off', true)"
+# Mine, or what a crash of Postgres made of it: nobody else can have claimed this attempt before, nor can after.
+_MINE = f"COALESCE(claimed_by, '{NOBODY}') IN ({{claimant}}, '{NOBODY}')"
 
 # LEAST leaves a null out: a step without a limit is renewed as long as its worker lives.
 _RENEW = """
 UPDATE {s}.task
-SET lease_until = LEAST(
+SET claimed_by = {claimant}, claimed_at = COALESCE(claimed_at, clock_timestamp()), lease_until = LEAST(
     clock_timestamp() + make_interval(secs => lease_seconds),
     claimed_at + make_interval(secs => limit_seconds + %(grace)s))
-WHERE token = %(token)s AND attempt = %(attempt)s AND claimed_by = %(claimant)s
+WHERE token = %(token)s AND attempt = %(attempt)s AND {mine}
 """
 
 # Asynchronous: what a crash of Postgres forgets of it, the next beat tells again.
 _BEAT = """
 UPDATE {s}.task
-SET lease_until = LEAST(
+SET claimed_by = {claimant}, claimed_at = COALESCE(claimed_at, clock_timestamp()), lease_until = LEAST(
     clock_timestamp() + make_interval(secs => lease_seconds),
     claimed_at + make_interval(secs => limit_seconds + %(grace)s)),
     progress = COALESCE(%(progress)s, progress)
-WHERE token = %(token)s AND attempt = %(attempt)s AND claimed_by = %(claimant)s
+WHERE token = %(token)s AND attempt = %(attempt)s AND {mine}
 RETURNING set_config('synchronous_commit', 'off', true)
 """
 
 # The fence and the record in one statement: a check before the write would be a race. No row deleted, nothing inserted.
+# One round trip and no flush: the next turn's commit flushes it, and what a crash forgets before that is a claim again.
 _OUTCOME = """
 WITH done AS (
-    DELETE FROM {s}.task WHERE token = {token} AND attempt = {attempt} AND claimed_by = {claimant}
+    DELETE FROM {s}.task WHERE token = {token} AND attempt = {attempt} AND {mine}
     RETURNING run, shard
 ), told AS (
     INSERT INTO {s}.inbox (shard, lane, run, kind, token, attempt, claimant, payload)
@@ -62,7 +64,6 @@ WITH done AS (
 SELECT {bell}{unflushed} FROM told
 """
 
-# In the same statement, so that the outcome costs one round trip and no flush; the next turn's commit flushes it.
 _UNFLUSHED = ", set_config('synchronous_commit', 'off', true)"
 
 _LATE = """
@@ -75,7 +76,7 @@ SELECT {bell} FROM told
 """
 
 # FOR UPDATE waits for the transaction whose COMMIT got lost: without it, one still in the network would read as undone.
-_STILL_CLAIMED = "SELECT claimed_by FROM {s}.task WHERE token = %s AND attempt = %s FOR UPDATE"
+_STILL_CLAIMED = "SELECT 1 FROM {s}.task WHERE token = {token} AND attempt = {attempt} AND {mine} FOR UPDATE"
 
 _PSYCOPG_MARKS = {
     "token": "%(token)s",
@@ -94,46 +95,30 @@ _ALCHEMY_MARKS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """How an attempt's task row stands: gone (done or fenced), there without a claim, or claimed by somebody."""
-
-    exists: bool
-    claimed_by: UUID | None
-
-
 class Working:
     """P2-P6, bound to a schema. Any psycopg error means "nobody knows": the same again until there is an answer."""
 
     def __init__(self, schema: str) -> None:
         self._claim = statement(schema, _CLAIM)
-        self._claim_unflushed = statement(schema, _CLAIM_UNFLUSHED)
-        self._renew = statement(schema, _RENEW)
-        self._beat = statement(schema, _BEAT)
-        self._outcome = statement(schema, _fill(_OUTCOME, _PSYCOPG_MARKS, unflushed=""))
-        self._outcome_unflushed = statement(schema, _fill(_OUTCOME, _PSYCOPG_MARKS, unflushed=_UNFLUSHED))
-        self._outcome_text = statement(schema, _fill(_OUTCOME, _ALCHEMY_MARKS, unflushed="")).decode()
+        self._renew = statement(schema, _fill(_RENEW, _PSYCOPG_MARKS))
+        self._beat = statement(schema, _fill(_BEAT, _PSYCOPG_MARKS))
+        self._outcome = statement(schema, _fill(_OUTCOME, _PSYCOPG_MARKS, unflushed=_UNFLUSHED))
+        self._outcome_text = statement(schema, _fill(_OUTCOME, _ALCHEMY_MARKS)).decode()
         self._late = statement(schema, _LATE)
-        self._still_claimed = statement(schema, _STILL_CLAIMED)
+        self._still_claimed = statement(schema, _fill(_STILL_CLAIMED, _PSYCOPG_MARKS))
 
-    def claim(
-        self, connection: Connection, token: UUID, attempt: int, claimant: UUID, *, durable: bool = True
-    ) -> Claim | None:
+    def claim(self, connection: Connection, token: UUID, attempt: int, claimant: UUID) -> Claim | None:
         """P2: claim an attempt for one delivery and get its input; None: done, fenced, superseded or another's.
 
         The claimant is new with every delivery: were it the process, a redelivery would claim its own running step.
-        `durable=False` is for transactional steps only: a crash of Postgres may forget such a claim.
+        None also after a crash of Postgres, as long as nobody has seen to what it may have forgotten.
 
         Raises:
-            CommitUnknown: the claim is maybe not on the synchronous standby; claim again.
             psycopg.Error: nobody knows; claim again, and run nothing before there is an answer.
         """
         values = {"token": token, "attempt": attempt, "claimant": claimant}
-        with _watched(connection, durable):
-            row = connection.execute(self._claim if durable else self._claim_unflushed, values).fetchone()
-        if row is None:
-            return None
-        return Claim(token, attempt, claimant, *row[:8])
+        row = connection.execute(self._claim, values).fetchone()
+        return None if row is None else Claim(token, attempt, claimant, *row[:8])
 
     def renew(self, connection: Connection, claim: Claim, *, grace_seconds: float) -> bool:
         """P3: prolong the claim, at most to its limit and grace; False: fenced, the outcome will be a late one.
@@ -153,19 +138,14 @@ class Working:
         values = {**_address(claim), "grace": grace_seconds, "progress": progress}
         return connection.execute(self._beat, values).rowcount == 1
 
-    def record_outcome(
-        self, connection: Connection, claim: Claim, kind: str, payload: str | None, *, durable: bool
-    ) -> bool:
+    def record_outcome(self, connection: Connection, claim: Claim, kind: str, payload: str | None) -> bool:
         """P4: end the attempt and tell its run in one statement; False: fenced, nothing was written, tell it late (P5).
 
         Raises:
-            CommitUnknown: it is maybe not on the synchronous standby; record again, and False then may mean "it was".
             psycopg.Error: nobody knows; record again until there is an answer, and do not acknowledge before.
         """
         values = {**_address(claim), "kind": kind, "payload": payload}
-        with _watched(connection, durable):
-            cursor = connection.execute(self._outcome if durable else self._outcome_unflushed, values)
-        return cursor.rowcount == 1
+        return connection.execute(self._outcome, values).rowcount == 1
 
     def record_outcome_within(
         self, connection: sqlalchemy.Connection, claim: Claim, kind: str, payload: str | None
@@ -198,16 +178,15 @@ class Working:
         values = {**_address(claim), "run": claim.run, "shard": claim.shard, "payload": told}
         connection.execute(self._late, values)
 
-    def still_claimed(self, connection: Connection, token: UUID, attempt: int) -> Standing:
-        """P6, after a COMMIT without an answer: wait for the old transaction, then see how the attempt stands.
+    def still_claimed(self, connection: Connection, claim: Claim) -> bool:
+        """P6, after a COMMIT without an answer: wait for the old transaction, then see whether the attempt is mine.
 
-        Still mine: nothing landed, it may run again. No row: it landed, or was fenced before.
+        True: nothing landed, it may run again. False: it landed, or was fenced before.
 
         Raises:
             psycopg.Error: nobody knows; ask again.
         """
-        row = connection.execute(self._still_claimed, (token, attempt)).fetchone()
-        return Standing(exists=row is not None, claimed_by=None if row is None else row[0])
+        return connection.execute(self._still_claimed, _address(claim)).rowcount == 1
 
 
 def late_payload(payload: str) -> tuple[EventKind, Any]:
@@ -224,11 +203,8 @@ def _address(claim: Claim) -> dict[str, Any]:
     return {"token": claim.token, "attempt": claim.attempt, "claimant": claim.claimant}
 
 
-def _fill(text: str, marks: dict[str, str], *, unflushed: str) -> str:
+def _fill(text: str, marks: dict[str, str], *, unflushed: str = "") -> str:
+    text = text.replace("{mine}", _MINE).replace("{unflushed}", unflushed)
     for name, mark in marks.items():
         text = text.replace("{" + name + "}", mark)
-    return text.replace("{unflushed}", unflushed)
-
-
-def _watched(connection: Connection, durable: bool) -> AbstractContextManager[None]:
-    return watch_replication(connection) if durable else nullcontext()
+    return text

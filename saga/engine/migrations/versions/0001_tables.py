@@ -112,6 +112,14 @@ CREATE TABLE {s}.task (
 
 CREATE INDEX task_shard_id ON {s}.task (shard, id);
 
+-- Unlogged: a crash of Postgres empties it, and only a crash does. No row: claims may have been forgotten.
+CREATE UNLOGGED TABLE {s}.unbroken (
+    one boolean PRIMARY KEY DEFAULT true CHECK (one),
+    since timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+INSERT INTO {s}.unbroken DEFAULT VALUES;
+
 CREATE TABLE {s}.inbox (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     shard smallint NOT NULL CHECK (shard BETWEEN 0 AND 63),
