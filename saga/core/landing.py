@@ -37,7 +37,10 @@ def answered(state: State, event: Event) -> None:
         track.used += 1
         _failed(step, track, event)
     elif kind is EventKind.STEP_LOST:
-        track.lost += event.claimant != NOBODY  # a crash of Postgres says nothing of the step
+        if event.claimant == NOBODY:
+            track.forgotten += 1
+        else:
+            track.lost += 1
     elif kind is EventKind.STEP_NOT_RUN:
         track.not_run += 1
         _failed(step, track, event)

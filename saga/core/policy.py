@@ -14,6 +14,8 @@ from saga.core.tracks import Phase, StepState, Track
 
 #: Attempts of one direction of a step that may be lost (dead or frozen workers) before the step counts as poison.
 LOST_MAX = 5
+#: Attempts of one direction of a step that may be lost because Postgres crashed: the step may be what crashes it.
+FORGOTTEN_MAX = 20
 #: Attempts that workers may hand back undecoded before the run stalls.
 NOT_RUN_MAX = 10
 
@@ -160,6 +162,10 @@ def _hand_back(step: StepState, track: Track, emit: Emit) -> bool:
     """Decide what is the same in every direction: attempts lost, or handed back undecoded."""
     if track.ended is EventKind.STEP_LOST and track.lost >= LOST_MAX:
         message = f"{track.lost} attempts were lost with their workers"
+        _stall(step, track, emit, StallReason.POISON_STEP, message)
+        return True
+    if track.ended is EventKind.STEP_LOST and track.forgotten >= FORGOTTEN_MAX:
+        message = f"Postgres crashed {track.forgotten} times while its attempts were queued or under way"
         _stall(step, track, emit, StallReason.POISON_STEP, message)
         return True
     if track.ended is EventKind.STEP_NOT_RUN:

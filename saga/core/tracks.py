@@ -36,6 +36,7 @@ class Track:
     attempt: int = 0  #: the last one scheduled
     used: int = 0  #: attempts that count against the policy
     lost: int = 0
+    forgotten: int = 0  #: lost, because a crash of Postgres may have forgotten who had claimed it
     not_run: int = 0
     began_at: datetime | None = None  #: when the first attempt was scheduled; deadlines count from here
     ended: EventKind | None = None  #: how the last attempt ended
@@ -45,7 +46,7 @@ class Track:
 
     def renew(self) -> None:
         """Give the track its whole budget again, as an operator's retry does."""
-        self.used = self.lost = self.not_run = 0
+        self.used = self.lost = self.forgotten = self.not_run = 0
         self.began_at = None
 
 

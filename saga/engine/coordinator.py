@@ -195,9 +195,6 @@ class Coordinator:
     def _turn_connection(self) -> Connection:
         if self._connection is None or self._connection.closed:
             self._connection = self._connect()
-            forgotten = self._membership.remember(self._connection)
-            if forgotten:
-                log.warning("Postgres crashed: %d attempts that nobody has claimed may be running", forgotten)
         return self._connection
 
     def _disconnect(self) -> None:
@@ -374,6 +371,9 @@ class Coordinator:
         """Read what is mine (P15), the only truth of it, and publish again what my predecessor may not have."""
         faulthandler.dump_traceback_later(3 * self._lease_seconds + 30, exit=True)
         connection = self._turn_connection()
+        forgotten = self._membership.remember(connection, self._move)
+        if forgotten:
+            log.warning("Postgres crashed: %d attempts that nobody has claimed may be running", forgotten)
         if self._upkeep.release and self._publisher.drained:
             spare = sorted(self._shards)[-self._upkeep.release :]
             self._upkeep.release = 0

@@ -32,6 +32,8 @@ PASS_SECONDS = 1.0
 COUNT_SECONDS = 5.0
 #: Messages that one comparison publishes again at the most.
 AGAIN_MAX = 2_000
+#: Claims that are found lost in one pass; after a full one the next follows at once.
+LOST_AT_ONCE = 500
 
 
 class Upkeep:
@@ -126,10 +128,12 @@ class Upkeep:
             self._ring()
         shards = sorted(self._owned())
         if shards:
-            lost = self._reaping.reap_lost(connection, shards, grace_seconds=self._grace_seconds)
+            lost = self._reaping.reap_lost(connection, shards, grace_seconds=self._grace_seconds, limit=LOST_AT_ONCE)
             if lost:
                 log.warning("%d attempts were lost with their workers", lost)
                 self._ring()
+            if lost == LOST_AT_ONCE:  # a whole backlog may be, after a crash of Postgres
+                self._wanted.set()
         if 0 in shards and time.monotonic() - self._counted_at >= COUNT_SECONDS:
             self._counted_at = time.monotonic()
             self._find_lost_messages(connection)

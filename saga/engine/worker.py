@@ -51,6 +51,8 @@ _NO_ANSWER = (
     psycopg.errors.UndefinedTable,
     psycopg.errors.InvalidSchemaName,
     psycopg.errors.InsufficientPrivilege,
+    psycopg.errors.ReadOnlySqlTransaction,  # a standby answers: of writes, and of unlogged tables
+    psycopg.errors.FeatureNotSupported,
     CommitUnknown,
 )
 

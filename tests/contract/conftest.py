@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from saga.cli.embedded import Database, Servers
-from saga.engine.store.connect import Connection
+from saga.engine.store.connect import Connection, connect
 
 from .world import World
 
@@ -60,3 +60,14 @@ def separate_roles(servers_role: str | None) -> str:
     if servers_role is None:
         pytest.skip("SAGA_DATABASE_URL names one role, which owns the tables too")
     return servers_role
+
+
+@pytest.fixture
+def superuser(world: World, servers: Servers) -> Connection:
+    """A connection to the same database that may set what only a superuser may."""
+    if servers.postgres is None:
+        pytest.skip("SAGA_DATABASE_URL names a server that is not ours to change")
+    url = servers.superuser_url.rpartition("/")[0] + "/" + world.database.name
+    connection = connect(url, application_name="superuser")
+    world.opened.append(connection)
+    return connection

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from uuid import UUID, uuid4
 
 import psycopg
 import pytest
 
 from saga.core.events import NOBODY
-from saga.engine.records import SHARDS, Batch
+from saga.engine.records import SHARDS, Batch, NewTask
 from saga.engine.store.connect import Connection
-from saga.engine.store.failures import Fenced
+from saga.engine.store.failures import Fenced, Superseded
 from saga.engine.store.membership import OwnedShard
+from saga.engine.store.reading import OpenTask
 
 from .world import World, change_of, crash, in_thread, new_task, wait_until, wait_until_blocked
 
@@ -314,6 +316,59 @@ def test_after_a_crash_what_nobody_has_claimed_is_taken_for_claimed_once(world: 
     assert taken == [1, 0]
     holders = {row.token: row.claimed_by for row in world.reading.open_tasks(connection, unclaimed.run)}
     assert holders == {claimed.token: claims[claimed], gone.token: claims[gone], unclaimed.token: NOBODY}
+
+
+def test_a_backlog_is_taken_for_claimed_in_parts(
+    world: World, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("saga.engine.store.membership.FORGOTTEN_AT_ONCE", 2)
+    run = world.start(connection, world.coordinator(connection), tasks=5).run
+    crash(world)
+    moves: list[None] = []
+
+    assert world.membership.remember(connection, lambda: moves.append(None)) == 5
+
+    assert len(moves) == 3
+    assert {row.claimed_by for row in world.reading.open_tasks(connection, run.id)} == {NOBODY}
+
+
+def test_after_a_crash_a_claim_that_is_known_has_the_time_of_a_beat_that_may_be_forgotten(
+    world: World, connection: Connection
+) -> None:
+    me = world.coordinator(connection)
+    beating = world.start(connection, me, beats=True, lease_seconds=30).task
+    quiet = world.start(connection, me, lease_seconds=30).task
+    claimants = {task.token: world.claimed(connection, task).claimant for task in (beating, quiet)}
+    world.connect_as_owner().execute("UPDATE saga.task SET lease_until = lease_until - interval '20 s'")
+    crash(world)
+    before = {row.token: row.lease_until for row in _open(world, connection, beating, quiet)}
+
+    world.membership.remember(connection)
+
+    after = {row.token: row.lease_until for row in _open(world, connection, beating, quiet)}
+    assert {row.token: row.claimed_by for row in _open(world, connection, beating, quiet)} == claimants
+    assert before[quiet.token] == after[quiet.token]
+    found, left = after[beating.token], before[beating.token]
+    assert found is not None
+    assert left is not None
+    assert found - left >= timedelta(seconds=20)
+
+
+def _open(world: World, connection: Connection, *tasks: NewTask) -> list[OpenTask]:
+    return [row for task in tasks for row in world.reading.open_tasks(connection, task.run)]
+
+
+def test_after_a_crash_no_turn_is_committed_until_what_it_may_have_forgotten_is_seen_to(
+    world: World, connection: Connection
+) -> None:
+    me = world.coordinator(connection)
+    crash(world)
+
+    with pytest.raises(Superseded, match="Postgres crashed"):
+        world.start(connection, me)
+    world.membership.remember(connection)
+
+    assert world.start(connection, me).ids
 
 
 def test_of_two_that_see_a_crash_one_waits_for_the_other(world: World, connection: Connection) -> None:

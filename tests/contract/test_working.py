@@ -11,9 +11,10 @@ from sqlalchemy import create_engine
 
 from saga.core.outcome import progress_of
 from saga.engine.store.connect import Connection, conninfo_of
+from saga.engine.store.failures import CommitUnknown
 from saga.engine.store.working import late_payload
 
-from .world import World, crash, in_thread, inbox, wait_until_blocked
+from .world import World, crash, in_thread, inbox, standby_cut_off, standby_named, wait_until_blocked
 
 
 def test_a_claim_by_two_deliveries_is_had_by_the_first(world: World, connection: Connection) -> None:
@@ -217,6 +218,38 @@ def test_neither_a_claim_nor_an_outcome_waits_for_the_disk(world: World, connect
 
     assert seen == [("off",), ("off",)]
     assert connection.execute("SHOW synchronous_commit").fetchall() == [("on",)]
+
+
+def test_a_claim_waits_where_a_standby_is_waited_for(
+    world: World, connection: Connection, superuser: Connection
+) -> None:
+    task = world.start(connection, world.coordinator(connection)).task
+
+    with standby_named(superuser), superuser.transaction(force_rollback=True):
+        world.claimed(superuser, task)
+        seen = superuser.execute("SHOW synchronous_commit").fetchall()
+
+    assert seen == [("on",)]
+
+
+def test_a_claim_without_its_standby_is_unknown(world: World, connection: Connection) -> None:
+    task = world.start(connection, world.coordinator(connection)).task
+
+    with standby_cut_off(world, "task"), pytest.raises(CommitUnknown, match="synchronous standby"):
+        world.claimed(connection, task)
+
+
+def test_a_claim_waits_where_unlogged_tables_survive_a_crash(
+    world: World, connection: Connection, superuser: Connection
+) -> None:
+    task = world.start(connection, world.coordinator(connection)).task
+
+    with superuser.transaction(force_rollback=True):
+        superuser.execute("CREATE FUNCTION public.aurora_version() RETURNS text LANGUAGE sql AS $$ SELECT '16' $$")
+        world.claimed(superuser, task)
+        seen = superuser.execute("SHOW synchronous_commit").fetchall()
+
+    assert seen == [("on",)]
 
 
 def test_after_a_crash_nothing_is_claimed_until_what_it_may_have_forgotten_is_seen_to(

@@ -215,16 +215,36 @@ def wait_until_blocked(watcher: Connection, waiting: Connection) -> None:
 
 
 @contextmanager
+def standby_named(superuser: Connection) -> Iterator[None]:
+    """Let commits wait for a standby, which there is not: whatever is done meanwhile has to be rolled back."""
+
+    def names(wanted: str, alter: str) -> None:
+        superuser.execute(f"ALTER SYSTEM {alter}".encode())
+        superuser.execute("SELECT pg_reload_conf()")
+        wait_until(lambda: superuser.execute("SHOW synchronous_standby_names").fetchall() == [(wanted,)], alter)
+
+    names("nobody", "SET synchronous_standby_names = 'nobody'")
+    try:
+        yield
+    finally:
+        names("", "RESET synchronous_standby_names")
+
+
+@contextmanager
 def standby_cut_off(world: World, table: str) -> Iterator[None]:
-    """Make inserts look like a cancelled wait for a synchronous standby: a success, and a warning."""
+    """Make what is written look like a cancelled wait for a synchronous standby: a success, and a warning."""
     owner = world.connect_as_owner()
     owner.execute(
         "CREATE FUNCTION saga.cut_off() RETURNS trigger LANGUAGE plpgsql AS "
         "$$ BEGIN RAISE WARNING 'canceling wait for synchronous replication due to user request'; RETURN NULL; END $$"
     )
-    owner.execute(f"CREATE TRIGGER cut_off AFTER INSERT ON saga.{table} EXECUTE FUNCTION saga.cut_off()".encode())
-    yield
-    owner.execute("DROP FUNCTION saga.cut_off CASCADE")
+    owner.execute(
+        f"CREATE TRIGGER cut_off AFTER INSERT OR UPDATE ON saga.{table} EXECUTE FUNCTION saga.cut_off()".encode()
+    )
+    try:
+        yield
+    finally:
+        owner.execute("DROP FUNCTION saga.cut_off CASCADE")
 
 
 def shards() -> range:

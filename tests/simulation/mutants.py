@@ -448,9 +448,9 @@ def _unclaimed_after_a_crash() -> None:
 
     def init(self: Membership, schema: str) -> None:
         original(self, schema)
-        cut = self._remember.replace(b"AND EXISTS (SELECT FROM crashed)", b"AND false")
-        assert cut != self._remember
-        self._remember = cut
+        cut = self._forgotten.replace(b"WHERE claimed_by IS NULL AND token IN", b"WHERE false AND token IN")
+        assert cut != self._forgotten
+        self._forgotten = cut
 
     Membership.__init__ = init  # type: ignore[method-assign]
 

@@ -6,7 +6,7 @@ import pytest
 
 from saga import Context, StallReason, Status, StepFailed
 from saga.core.events import NOBODY, EventKind
-from saga.core.policy import LOST_MAX, NOT_RUN_MAX
+from saga.core.policy import FORGOTTEN_MAX, LOST_MAX, NOT_RUN_MAX
 from tests.unit.driven import Driven, define
 from tests.unit.steps import book, charge, hurry, look, mail, ship, stock
 
@@ -164,6 +164,15 @@ def test_what_a_crash_of_postgres_may_have_forgotten_is_asked_again_and_is_no_po
     assert run.open["stock"].attempt == LOST_MAX + 2
     run.abort("stock")
     assert "stock.compensate" in run.dispatched  # it was perhaps claimed, so it may have landed
+
+
+def test_a_step_that_may_be_what_crashes_postgres_stalls() -> None:
+    run = Driven(define(one_stock))
+    for _ in range(FORGOTTEN_MAX):
+        run.lose("stock", claimant=NOBODY)
+
+    assert (run.status, run.stall_reason) == (Status.STALLED, StallReason.POISON_STEP)
+    assert run.dispatched == ["stock"] * FORGOTTEN_MAX
 
 
 def test_an_input_that_no_worker_can_decode_backs_off_then_stalls_and_is_never_undone() -> None:

@@ -5,7 +5,7 @@ Every connection of a coordinator carries the application name `saga:<its id>`, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -16,6 +16,9 @@ from saga.engine.records import TaskMessage
 from saga.engine.store.connect import Connection
 from saga.engine.store.failures import Fenced, watch_replication
 from saga.engine.store.names import statement
+
+#: Attempts that are taken for claimed in one statement after a crash of Postgres.
+FORGOTTEN_AT_ONCE = 10_000
 
 # After an outage longer than a lease every lease has run out at the first query, and healthy work would be declared
 # dead. The postmaster's age covers a restart; the connection's own age covers a crash of one backend, which the
@@ -102,16 +105,27 @@ UPDATE {s}.shard SET owner = NULL, suspect = NULL, strikes = 0 WHERE owner = %(m
 
 _RING_ALL = "SELECT pg_notify('{channel}', 'members')"
 
+_IS_UNBROKEN = "SELECT EXISTS (SELECT FROM {s}.unbroken)"
+
 # A crash of Postgres empties the unlogged table, and may forget claims, which are not flushed. So whatever is unclaimed
 # then may be running somewhere: it is taken for claimed, and whoever has it tells its outcome as ever (P4), or it is
-# lost when its lease ends. The row comes back in the same transaction, and of two that see it missing one waits.
-_REMEMBER = """
-WITH crashed AS (INSERT INTO {s}.unbroken DEFAULT VALUES ON CONFLICT DO NOTHING RETURNING one)
+# lost when its lease ends. In parts, because it may be a whole backlog; none of it can be claimed before the row is
+# back. Two that do it at once wait for each other, not SKIP LOCKED: what one passed over the other might roll back.
+_FORGOTTEN = """
 UPDATE {s}.task
 SET claimed_by = '{nobody}', claimed_at = clock_timestamp(),
     lease_until = clock_timestamp() + make_interval(secs => lease_seconds)
-WHERE claimed_by IS NULL AND EXISTS (SELECT FROM crashed)
+WHERE claimed_by IS NULL AND token IN (
+    SELECT token FROM {s}.task WHERE claimed_by IS NULL AND NOT EXISTS (SELECT FROM {s}.unbroken) LIMIT %(limit)s)
 """
+
+# Beats are not flushed either: the last one may have been forgotten, and the next one is due when it would have ended.
+_BEATEN = """
+UPDATE {s}.task SET lease_until = GREATEST(lease_until, clock_timestamp() + make_interval(secs => lease_seconds))
+WHERE beats AND claimed_by IS NOT NULL AND NOT EXISTS (SELECT FROM {s}.unbroken)
+"""
+
+_UNBROKEN = "INSERT INTO {s}.unbroken DEFAULT VALUES ON CONFLICT DO NOTHING"
 
 _LIVING = "SELECT count(*) FROM {s}.coordinator WHERE dead_at IS NULL AND lease_until > clock_timestamp()"
 
@@ -154,7 +168,10 @@ class Membership:
         self._resign = statement(schema, _RESIGN)
         self._resign_shards = statement(schema, _RESIGN_SHARDS)
         self._ring_all = statement(schema, _RING_ALL)
-        self._remember = statement(schema, _REMEMBER, nobody=str(NOBODY))
+        self._is_unbroken = statement(schema, _IS_UNBROKEN)
+        self._forgotten = statement(schema, _FORGOTTEN, nobody=str(NOBODY))
+        self._beaten = statement(schema, _BEATEN)
+        self._unbroken = statement(schema, _UNBROKEN)
         self._living = statement(schema, _LIVING)
         self._suspect = statement(schema, _SUSPECT)
         self._strikes = statement(schema, _STRIKES)
@@ -282,17 +299,29 @@ class Membership:
             connection.execute(self._ring_all)
         return resigned
 
-    def remember(self, connection: Connection) -> int:
+    def remember(self, connection: Connection, moved: Callable[[], None] = lambda: None) -> int:
         """After a crash of Postgres, take what nobody has claimed for claimed; return how many attempts that were.
 
-        To be called on every new connection before a turn is taken on it: a crash ends all connections.
+        Until then nothing can be claimed, and no turn can be committed. `moved` is called after each part.
 
         Raises:
             CommitUnknown: it is maybe not on the synchronous standby; call it again.
             psycopg.Error: nobody knows; call it again.
         """
+        row = connection.execute(self._is_unbroken).fetchone()
+        if row is not None and row[0]:
+            return 0
+        taken = 0
         with watch_replication(connection):
-            return connection.execute(self._remember).rowcount
+            connection.execute(self._beaten)
+            while True:
+                part = connection.execute(self._forgotten, {"limit": FORGOTTEN_AT_ONCE}).rowcount
+                taken += part
+                moved()
+                if part < FORGOTTEN_AT_ONCE:
+                    break
+            connection.execute(self._unbroken)
+        return taken
 
     def living(self, connection: Connection) -> int:
         """Count the coordinators with a living lease.

@@ -9,14 +9,17 @@ from uuid import UUID
 from saga.core.events import NOBODY, EventKind
 from saga.engine.records import Claim
 from saga.engine.store.connect import Connection
+from saga.engine.store.failures import watch_replication
 from saga.engine.store.names import statement
 
 if TYPE_CHECKING:
     import sqlalchemy
 
 # One UPDATE by primary key. "Or mine": without it a lost reply would make this delivery drop its own claim. It commits
-# asynchronously: a crash of Postgres may forget it, but empties `unbroken` too, and nothing more can
-# be claimed until all that is unclaimed then has been taken for claimed (Membership.remember).
+# asynchronously: a crash of Postgres may forget it, but empties `unbroken` too, and nothing more can be claimed until
+# all that is unclaimed then has been taken for claimed (Membership.remember). Where standbys are waited for, it waits
+# too: a primary that was superseded unawares must not hand out claims. So it does on Aurora, where a crash leaves
+# unlogged tables as they are.
 _CLAIM = """
 UPDATE {s}.task
 SET claimed_by = %(claimant)s, claimed_at = clock_timestamp(),
@@ -24,7 +27,8 @@ SET claimed_by = %(claimant)s, claimed_at = clock_timestamp(),
 WHERE token = %(token)s AND attempt = %(attempt)s
   AND (claimed_by IS NULL AND EXISTS (SELECT FROM {s}.unbroken) OR claimed_by = %(claimant)s)
 RETURNING run, shard, name, input, lease_seconds, limit_seconds, beats, progress,
-    set_config('synchronous_commit', 'off', true)
+    CASE WHEN current_setting('synchronous_standby_names') = '' AND to_regproc('aurora_version') IS NULL
+         THEN set_config('synchronous_commit', 'off', true) END
 """
 
 # Mine, or what a crash of Postgres made of it: nobody else can have claimed this attempt before, nor can after.
@@ -114,10 +118,12 @@ class Working:
         None also after a crash of Postgres, as long as nobody has seen to what it may have forgotten.
 
         Raises:
+            CommitUnknown: the claim is maybe not on the synchronous standby; claim again.
             psycopg.Error: nobody knows; claim again, and run nothing before there is an answer.
         """
         values = {"token": token, "attempt": attempt, "claimant": claimant}
-        row = connection.execute(self._claim, values).fetchone()
+        with watch_replication(connection):
+            row = connection.execute(self._claim, values).fetchone()
         return None if row is None else Claim(token, attempt, claimant, *row[:8])
 
     def renew(self, connection: Connection, claim: Claim, *, grace_seconds: float) -> bool:

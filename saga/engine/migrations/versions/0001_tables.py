@@ -296,6 +296,9 @@ BEGIN
     IF NOT FOUND THEN
         RAISE EXCEPTION USING ERRCODE = 'SG002', MESSAGE = 'coordinator ' || p_me || ' is buried or unknown';
     END IF;
+    IF NOT EXISTS (SELECT FROM {s}.unbroken) THEN
+        RAISE EXCEPTION USING ERRCODE = 'SG001', MESSAGE = 'Postgres crashed, and may have forgotten claims';
+    END IF;
     IF p_taken IS NOT NULL THEN
         DELETE FROM {s}.inbox i WHERE i.id = ANY (p_taken);
         GET DIAGNOSTICS found_rows = ROW_COUNT;
