@@ -19,7 +19,7 @@ HOPS = (
     ("turn.published", "turn.committed", "published (publisher's thread); the reply to it is not waited for"),
     ("main.received", "turn.committed", "from the commit to the worker's main process"),
     ("worker.received", "main.received", "to the worker's child"),
-    ("worker.claimed", "worker.received", "claimed (durable commit)"),
+    ("worker.claimed", "worker.received", "claimed"),
     ("worker.ran", "worker.claimed", "input decoded, step run, result encoded"),
     ("worker.recorded", "worker.ran", "outcome recorded and rung; the reply to it is not waited for"),
     ("doorbell.wait.end", "worker.ran", "from the step's end to the coordinator's waking"),
