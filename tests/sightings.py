@@ -33,7 +33,7 @@ class Sightings:
             Exception: whatever the client is told by.
         """
         with self._lock:  # one look at a time, or their order would say nothing
-            found = handle._find()
+            found = handle._line.find()
             seen = Sighting(None) if found is None else Sighting(Status(found.row.status), found.row.head)
             looks = self.of_run[handle.address]
             if not looks or looks[-1] != seen:

@@ -7,26 +7,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar, cast
 from uuid import UUID, uuid4
 
 from saga.core import inside
-from saga.core.address import check_key, new_run_id, shard_of
+from saga.core.address import check_key, new_run_id
 from saga.core.context import Context
 from saga.core.definition import SagaDefinition
 from saga.core.errors import (
-    AcceptanceUnknown,
     ConfigurationError,
-    DatabaseUnreachable,
     DefinitionError,
-    ResultTimeout,
     RunEnded,
     RunExists,
     RunFailed,
     RunStalled,
-    UnknownRun,
     UnknownSignal,
     UpdateRefused,
     ValueRefused,
@@ -35,24 +30,15 @@ from saga.core.events import Event, EventKind, start_payload
 from saga.core.lifecycle import ENDED, Status
 from saga.core.outcome import json_after
 from saga.core.signals import Signal, Update, signal_payload
-from saga.core.state import State
-from saga.engine.database import Psycopg, Unanswered
 from saga.engine.installation import Installation, current_installation
-from saga.engine.pauses import pauses
-from saga.engine.records import SHARDS
-from saga.engine.store.connect import answered_within
-from saga.engine.store.reading import FoundRun, Look
-from saga.engine.stuck import fold, occurrence_of, result_of
+from saga.engine.line import Line
+from saga.engine.store.reading import FoundRun
+from saga.engine.stuck import occurrence_of, result_of
 
 In = TypeVar("In")
 Out = TypeVar("Out")
 T = TypeVar("T")
 Answer = TypeVar("Answer")
-
-#: Seconds between two looks at a run that is waited for: the first, and the longest.
-POLL_SECONDS = (0.005, 0.25)
-#: Seconds that such a look may always take, however little is left of the caller's time.
-LOOK_SECONDS = 1.0
 
 
 class Saga(SagaDefinition, Generic[In, Out]):
@@ -98,12 +84,12 @@ def start_run(installation: Installation, saga: SagaDefinition, key: str, text: 
         installation, saga.name, key, definition=saga, input_digest=digest, proposed=new_run_id()
     )
     if target is None:
-        found = handle._find()
+        found = handle._line.find()
         if found is not None:
             handle._check_input(found)
             return handle
     payload = start_payload(saga.version, saga.timeout_seconds, text)
-    handle._send(EventKind.RUN_STARTED, payload=payload, run=handle._proposed, lane=1, target=target)
+    handle._line.send(EventKind.RUN_STARTED, payload=payload, run=handle._proposed, lane=1, target=target)
     return handle
 
 
@@ -122,6 +108,7 @@ class Handle(Generic[Out]):
     ) -> None:
         self.saga = saga
         self.key = key
+        self._line = Line(installation, saga, key)
         self._installation = installation
         self._definition = definition
         self._input_digest = input_digest
@@ -133,7 +120,7 @@ class Handle(Generic[Out]):
     @property
     def address(self) -> str:
         """`checkout/order-7`."""
-        return f"{self.saga}/{self.key}"
+        return self._line.address
 
     @property
     def created(self) -> bool:
@@ -144,7 +131,7 @@ class Handle(Generic[Out]):
             RunExists: the key was started with another input.
             ConfigurationError: no database is set, or it does not answer.
         """
-        found = self._need()
+        found = self._line.need()
         self._check_input(found)
         return found.row.id == self._proposed
 
@@ -155,7 +142,7 @@ class Handle(Generic[Out]):
             UnknownRun: there is no such run, or no coordinator has taken its start yet.
             ConfigurationError: no database is set, or it does not answer.
         """
-        return Status(self._need().row.status)
+        return Status(self._line.need().row.status)
 
     def history(self) -> list[Event]:
         """Return the run's log, in order.
@@ -165,8 +152,8 @@ class Handle(Generic[Out]):
             DecodeFailed: newer code has written in it what this code does not know.
             ConfigurationError: no database is set, or it does not answer.
         """
-        id, reading = self._need().row.id, self._installation.reading
-        return self._ask(lambda connection: reading.log(connection, id))
+        id, reading = self._line.need().row.id, self._installation.reading
+        return self._line.ask(lambda connection: reading.log(connection, id))
 
     def result(self, timeout: float = 30.0) -> Out:
         """Wait for the run's end, up to `timeout` seconds, and return its result.
@@ -183,13 +170,13 @@ class Handle(Generic[Out]):
         """
 
         def ended() -> FoundRun | None:
-            found = self._find()
+            found = self._line.find()
             if found is None:
                 return None
             self._check_input(found)
             return found if found.row.status in ENDED or found.row.status == Status.STALLED else None
 
-        return self._outcome(self._until(ended, timeout, lambda: self._why_not(self._look(), timeout)))
+        return self._outcome(self._line.until(ended, timeout, lambda: self._line.why_not(self._line.look(), timeout)))
 
     def cancel(self, *, session: Any = None, connection: Any = None) -> None:
         """Ask for the run to be undone; past its pivot it is refused, and the log says so.
@@ -206,7 +193,7 @@ class Handle(Generic[Out]):
                 was sent.
             SchemaError: the tables are not there; the caller's transaction can only be rolled back.
         """
-        self._tell(EventKind.CANCEL_REQUESTED, target=_one_of(session, connection))
+        self._line.tell(EventKind.CANCEL_REQUESTED, target=_one_of(session, connection))
 
     def terminate(self) -> None:
         """End the run where it stands. Nothing is undone: what its steps did stays.
@@ -217,7 +204,7 @@ class Handle(Generic[Out]):
             AcceptanceUnknown: Postgres did not answer, and it may have been accepted.
             ConfigurationError: no database is set or reachable; nothing was sent.
         """
-        self._tell(EventKind.TERMINATE_REQUESTED)
+        self._line.tell(EventKind.TERMINATE_REQUESTED)
 
     def retry(self, step: str | None = None) -> str | None:
         """Let a stalled run go on: its stuck steps, or the one that is named, get their attempts again.
@@ -236,10 +223,10 @@ class Handle(Generic[Out]):
             status = self.status()
             if status is not Status.STALLED:
                 raise ValueRefused(f"run {self.address} is {status}: only a stalled run can be retried or resolved")
-            self._tell(EventKind.RETRY_REQUESTED)
+            self._line.tell(EventKind.RETRY_REQUESTED)
             return None
-        occurrence = occurrence_of(self._fold(), self.address, step)
-        self._tell(EventKind.RETRY_REQUESTED, dedupe=occurrence)
+        occurrence = occurrence_of(self._line.fold(), self.address, step)
+        self._line.tell(EventKind.RETRY_REQUESTED, dedupe=occurrence)
         return occurrence
 
     def resolve(self, step: str, *, evidence: str, result: str | None = None) -> str:
@@ -257,11 +244,11 @@ class Handle(Generic[Out]):
         """
         if not evidence.strip():
             raise ValueRefused("resolve needs evidence: say who looked where and saw what")
-        state = self._fold()
+        state = self._line.fold()
         occurrence = occurrence_of(state, self.address, step)
         text = result_of(state, self._installation.definitions, occurrence, result)
         payload = f'{{"evidence":{json.dumps(evidence)},"result":{text}}}'
-        self._tell(EventKind.RESOLVED, dedupe=occurrence, payload=payload)
+        self._line.tell(EventKind.RESOLVED, dedupe=occurrence, payload=payload)
         return occurrence
 
     def send(
@@ -308,18 +295,18 @@ class Handle(Generic[Out]):
                 message names.
             ConfigurationError: no database is set or reachable; nothing was sent.
         """
-        said = None if id is None else self._answer(id)[0]
+        said = None if id is None else self._line.answer(id)[0]
         if said is None:
             sent = self._signal(update, value, id)
 
             def answered() -> str | None:
-                answer, ended = self._answer(sent)
+                answer, ended = self._line.answer(sent)
                 if answer is None and ended:
                     raise RunEnded(f"run {self.address} ended without an answer to update {update.name}")
                 return answer
 
             late = f"run {self.address} has not answered update {update.name} (id {sent}) after {timeout:g} s"
-            said = self._until(answered, timeout, lambda: late)
+            said = self._line.until(answered, timeout, lambda: late)
         refused = json.loads(said).get("refused")
         if refused is not None:
             raise UpdateRefused(refused)
@@ -332,37 +319,10 @@ class Handle(Generic[Out]):
             UnknownRun: there is no such run, or no coordinator has taken its start yet.
             ConfigurationError: no database is set, or it does not answer.
         """
-        found = self._need()
+        found = self._line.need()
         return None if found.state is None else json.loads(found.state)
 
     # -- inside ----------------------------------------------------------------------------------------------------
-
-    def _ask(self, what: Callable[[Psycopg], T]) -> T:
-        return self._installation.database.ask(what)
-
-    def _find(self) -> FoundRun | None:
-        return self._ask(lambda connection: self._installation.reading.find(connection, self.saga, self.key))
-
-    def _until(self, look: Callable[[], T | None], timeout: float, why_not: Callable[[], str]) -> T:
-        """Look until there is something, for up to `timeout` seconds; an outage is waited out like anything else.
-
-        Raises:
-            ResultTimeout: there is nothing yet (with `why_not`), or Postgres does not answer.
-        """
-        give_up_at = time.monotonic() + timeout
-        waits = pauses(*POLL_SECONDS, factor=1.5)
-        while True:
-            try:
-                with answered_within(max(give_up_at - time.monotonic(), LOOK_SECONDS)):
-                    found = look()
-                    if found is not None:
-                        return found
-                    if time.monotonic() >= give_up_at:
-                        raise ResultTimeout(why_not())
-            except DatabaseUnreachable as error:
-                if time.monotonic() >= give_up_at:
-                    raise ResultTimeout(f"run {self.address}: Postgres does not answer") from error
-            time.sleep(max(min(next(waits), give_up_at - time.monotonic()), 0.0))
 
     def _signal(
         self, signal: Signal[T], value: T, id: str | None, *, session: Any = None, connection: Any = None
@@ -377,33 +337,8 @@ class Handle(Generic[Out]):
             raise ValueRefused(f"id={id!r}: expected 1 to 200 characters")
         id = id or str(uuid4())
         payload = signal_payload(signal.name, self._installation.codec.encode_signal(signal, value))
-        self._tell(EventKind.SIGNAL_RECEIVED, dedupe=id, payload=payload, target=_one_of(session, connection))
+        self._line.tell(EventKind.SIGNAL_RECEIVED, dedupe=id, payload=payload, target=_one_of(session, connection))
         return id
-
-    def _answer(self, id: str) -> tuple[str | None, bool]:
-        """Return the answer to an update, if there is one, and whether the run had ended before that was read."""
-        reading = self._installation.reading
-
-        def look(connection: Psycopg) -> tuple[str | None, bool]:
-            found = reading.find(connection, self.saga, self.key)
-            if found is None:
-                return None, False
-            return reading.answer(connection, found.row.id, id), found.row.ended_at is not None
-
-        return self._ask(look)
-
-    def _look(self) -> Look:
-        return self._ask(lambda connection: self._installation.reading.look(connection, self.saga, self.key))
-
-    def _need(self) -> FoundRun:
-        looked = self._look()
-        if looked.found is None:
-            raise UnknownRun(self._why_not(looked, 0))
-        return looked.found
-
-    def _fold(self) -> State:
-        id, reading = self._need().row.id, self._installation.reading
-        return self._ask(lambda c: fold(id, reading.log(c, id), lambda undone: reading.log(c, undone)))
 
     def _check_input(self, found: FoundRun) -> None:
         if self._input_digest is not None and found.row.input_digest != self._input_digest:
@@ -411,59 +346,6 @@ class Handle(Generic[Out]):
                 f"run {self.address} exists with another input (it is {found.row.status}): "
                 "a key names one run for ever; choose another id, or start it with the same input"
             )
-
-    def _tell(
-        self, kind: EventKind, *, target: Any = None, dedupe: str | None = None, payload: str | None = None
-    ) -> None:
-        if target is None:
-            looked = self._look()
-            if looked.found is None and not looked.accepted:
-                raise UnknownRun(self._why_not(looked, 0))
-            if looked.found is not None and looked.found.row.ended_at is not None:
-                status = looked.found.row.status
-                raise RunEnded(f"run {self.address} has ended ({status}): nothing can be asked of it")
-        self._send(kind, payload=payload, dedupe=dedupe, target=target)
-
-    def _send(
-        self,
-        kind: EventKind,
-        *,
-        payload: str | None,
-        run: UUID | None = None,
-        lane: int = 0,
-        dedupe: str | None = None,
-        target: Any = None,
-    ) -> None:
-        # A signal's id; for an act on a step the step's occurrence. The log keeps it as the event's key.
-        sending = self._installation.sending
-        values: dict[str, Any] = {
-            "shard": shard_of(self.saga, self.key, SHARDS),
-            "lane": lane,
-            "run": run,
-            "saga": self.saga,
-            "key": self.key,
-            "kind": kind.value,
-            "dedupe": dedupe,
-            "payload": payload,
-        }
-        if target is not None:
-            sending.send(target, **values)
-            return
-        try:
-            self._ask(lambda connection: sending.send(connection, **values))
-        except Unanswered as error:
-            raise AcceptanceUnknown(
-                f"nobody knows whether run {self.address} got what was sent to it ({kind}): {error}; "
-                f"{_again(kind, dedupe)}"
-            ) from error
-
-    def _why_not(self, looked: Look, timeout: float) -> str:
-        after = f" after {timeout:g} s" if timeout else ""
-        if looked.found is not None:
-            return f"run {self.address} has not ended{after}: it is {looked.found.row.status}"
-        if looked.accepted:
-            return f"run {self.address} is accepted but no coordinator has taken it{after}: is one running?"
-        return f"there is no run {self.address}{after}: its start was never sent, or its transaction is not committed"
 
     def _outcome(self, found: FoundRun) -> Out:
         row = found.row
@@ -475,15 +357,6 @@ class Handle(Generic[Out]):
         if row.status == Status.STALLED:
             raise RunStalled(self.address, row.status, row.reason or "", said.get("message", ""))
         raise RunFailed(self.address, row.status, row.cause or "", said.get("message", ""))
-
-
-def _again(kind: EventKind, dedupe: str | None) -> str:
-    """Say how to send the same again."""
-    if kind is EventKind.RUN_STARTED:
-        return "start it again with the same id: however often it is started, it is one run"
-    if kind is EventKind.SIGNAL_RECEIVED:
-        return f"send it again with id={dedupe!r}: however often it is sent, it counts once"
-    return "look where the run stands, and ask again if nothing came of it"
 
 
 def _one_of(session: Any, connection: Any) -> Any:

@@ -25,8 +25,8 @@ def record(run: Handle[Any] | Played) -> str:
     if isinstance(run, Played):
         saga, _, key = run.address.partition("/")
         return to_json(History(saga, key, run.run, run.events))
-    id, reading = run._need().row.id, run._installation.reading
-    return to_json(run._ask(lambda c: history_of(run.saga, run.key, id, lambda one: reading.log(c, one))))
+    id, reading = run._line.need().row.id, run._installation.reading
+    return to_json(run._line.ask(lambda c: history_of(run.saga, run.key, id, lambda one: reading.log(c, one))))
 
 
 def replay(saga: SagaDefinition, history: str) -> None:

@@ -279,7 +279,7 @@ class Fleet:
     def stalls_as(self, handle: Handle[Any], reason: StallReason, *, seconds: float = PATIENCE_SECONDS) -> list[Event]:
         """Wait until a run stalls for this reason, and expect it to stay so."""
         history = self.ends(handle, Status.STALLED, seconds=seconds)
-        found = handle._find()
+        found = handle._line.find()
         assert found is not None
         assert found.row.reason == reason, found.failure
         self.stalls[handle.address] = reason

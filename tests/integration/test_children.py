@@ -33,7 +33,7 @@ def child_of(fleet: Fleet, handle: Handle[Any], saga: Any, number: int = 1, tail
 def until_told_late(fleet: Fleet, handle: Handle[Any]) -> None:
     """Wait for the late word of the worker whose attempt was ended with its run."""
     late = "SELECT count(*) FROM saga.incident WHERE kind = 'OutcomeLate' AND run = %s"
-    fleet.until(lambda: fleet.count(late, handle._need().row.id), "its worker has told what it knows")
+    fleet.until(lambda: fleet.count(late, handle._line.need().row.id), "its worker has told what it knows")
 
 
 def test_a_child_has_a_run_of_its_own_whose_result_the_parent_gets(audited: Fleet) -> None:

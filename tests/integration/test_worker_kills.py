@@ -130,7 +130,7 @@ def test_f12_the_late_outcome_of_a_worker_frozen_beyond_its_lease_is_fenced(
     os.kill(frozen, signal.SIGCONT)
 
     assert EventKind.STEP_LOST in kinds(history)
-    run = handle._find()
+    run = handle._line.find()
     assert run is not None
     late = "SELECT count(*) FROM saga.incident WHERE kind = 'OutcomeLate' AND run = %s"
     audited.until(lambda: audited.count(late, run.row.id) == 1, "the late outcome is told")

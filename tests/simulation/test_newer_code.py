@@ -77,7 +77,7 @@ def test_a_run_that_newer_code_has_written_stalls_alone_and_goes_on_with_that_co
     world.until(lambda: ahead.status() is Status.STALLED, "it stalls")
     behind = [world.start(trip, f"behind-{number}", confirm="abort") for number in range(3)]
     world.until(lambda: all(map(world.ended, behind)), "the others go on")
-    found = ahead._find()
+    found = ahead._line.find()
     assert found is not None
     assert found.row.reason == StallReason.REPLAY_MISMATCH
     assert "newer code has written it" in (found.failure or "")
