@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, cast
 from uuid import UUID, uuid4
 
@@ -166,24 +167,19 @@ def failed_batch(world: World, servers: Servers) -> None:
 def forgotten_claim(world: World, servers: Servers) -> None:
     """Stop Postgres hard in the middle of a step, and deliver its message again."""
     _staffed(world)
-    with _unflushed(servers):
-        handle = world.start(drifting, "forgotten", drift="gate:forgotten")
-        world.reached("forgotten")
-        world.freeze("c1")
-        token = next(e.token for e in handle.history() if e.key == "application.drift#1")
-        _crash(world, servers)
+    handle, gate = _claim_forgotten(world, servers)
+    token = next(e.token for e in handle.history() if e.key == "application.drift#1")
     assert token is not None
-    assert world.count(f"SELECT count(*) FROM saga.task WHERE token = '{token}' AND claimed_by IS NULL") == 1
-    _deliver_again(world, token)
+    _deliver_again(world, handle, token)
     attempts = "the message was dropped, or the step runs again"
     world.until(
         lambda: (
             any("dropped a message" in world.said(name) for name in ("w1", "w2"))
-            or len([e for e in world.ledger.entries(step="drift") if e.kind == "attempted"]) == 2
+            or len(world.ledger.entries(run=handle.address, step="drift", kind=Kind.ATTEMPTED)) == 2
         ),
         attempts,
     )
-    world.open("forgotten")
+    world.open(gate)
     world.thaw()
     world.wait(lambda: world.ended(handle), seconds=6)
 
@@ -191,17 +187,38 @@ def forgotten_claim(world: World, servers: Servers) -> None:
 def forgotten_fence(world: World, servers: Servers) -> None:
     """Stop Postgres hard in the middle of a step, and cancel the run."""
     _staffed(world)
-    with _unflushed(servers):
-        handle = world.start(drifting, "fenced", drift="gate:fenced")
-        world.reached("fenced")
-        world.freeze("c1")
-        _crash(world, servers)
+    handle, gate = _claim_forgotten(world, servers)
     handle.cancel()
-    world.thaw()
+    world.thaw("c1")
     cancelled = "SELECT count(*) FROM saga.event WHERE kind = 'CancelRequested'"
     world.until(lambda: world.count(cancelled) == 1, "it is cancelled")
-    world.open("fenced")
+    undoing = "SELECT count(*) FROM saga.event WHERE kind = 'CompensationScheduled'"
+    world.wait(lambda: world.count(undoing) > 0, seconds=1)  # for nothing: what may be running is awaited
+    world.open(gate)
+    world.thaw()
     world.wait(lambda: world.ended(handle), seconds=6)
+
+
+def _claim_forgotten(world: World, servers: Servers) -> tuple[Handle[Any], str]:
+    """Crash Postgres while a step stands at a gate, until its claim is forgotten; all but one worker stay frozen.
+
+    Whatever else Postgres flushes just then takes the claim with it: then nothing is forgotten, and the run goes on.
+    The step's worker is frozen, because it renews its claim, and a renewal makes good what was forgotten.
+    """
+    for number in range(8):
+        gate = f"forgotten-{number}"
+        with _unflushed(servers):
+            handle = world.start(drifting, gate, drift=f"gate:{gate}")
+            world.reached(gate)
+            at_work = world.ledger.entries(run=handle.address, step="drift")[-1].pid
+            world.freeze("c1", next(name for name, child in world.children.items() if child.pid == at_work))
+            _crash(world, servers)
+        if world.count("SELECT count(*) FROM saga.task WHERE claimed_by IS NULL") == 1:
+            return handle, gate
+        world.open(gate)
+        world.thaw()
+        world.until(partial(world.ended, handle), "it ends, for nothing was forgotten")
+    raise AssertionError("each crash came after a flush")
 
 
 @contextmanager
@@ -291,9 +308,9 @@ def _applied(world: World, handle: Handle[Any]) -> bool:
     return bool(world.ledger.entries(run=handle.address, step="reserve", kind=Kind.APPLIED))
 
 
-def _deliver_again(world: World, token: UUID) -> None:
+def _deliver_again(world: World, handle: Handle[Any], token: UUID) -> None:
     broker = Broker(world.installation.app)
-    broker.publish([TaskMessage(1, token, 1, uuid4(), "drifting/forgotten", "application.drift", "celery", None)])
+    broker.publish([TaskMessage(1, token, 1, uuid4(), handle.address, "application.drift", "celery", None)])
     broker.close()
 
 
