@@ -23,7 +23,7 @@ demo: $(INSTALLED) ## 200 real orders under chaos: services, coordinators, worke
 
 .PHONY: test
 test: $(INSTALLED) ## all tests; Postgres and Valkey are started for them and stopped after (ARGS="tests/unit -x")
-	@$(RUN) -m pytest -n 3 --dist loadfile $(ARGS)
+	@$(RUN) -m pytest -n 2 --dist loadfile $(ARGS)
 
 .PHONY: bench
 bench: $(INSTALLED) ## this engine against Celery's chain, side by side
