@@ -14,6 +14,7 @@ import sqlalchemy
 
 from saga.core.definition import SagaDefinition
 from saga.core.lifecycle import Cause
+from saga.engine.codec import JsonCodec
 from saga.engine.crashpoints import Point
 from saga.testing.cast import Replacements
 from saga.testing.mishaps import MEANING, Frozen, Mishaps
@@ -71,10 +72,12 @@ def every_crash_point(
         SagaError: as `play` does.
     """
 
+    codec = JsonCodec()
+
     def attempt(mishaps: Mishaps) -> Played:
         if before is not None:
             before()
-        return act(saga, given, mishaps, replace=replace, signals=signals, connection=connection, now=now)
+        return act(saga, given, mishaps, codec=codec, replace=replace, signals=signals, connection=connection, now=now)
 
     unharmed = Mishaps()
     _hold(saga, invariant, lambda: attempt(unharmed), "with no crash at all", "")

@@ -96,6 +96,7 @@ def play(
         saga,
         given,
         mishaps,
+        codec=JsonCodec(),
         replace=replace,
         signals=signals,
         connection=connection,
@@ -114,6 +115,7 @@ def act(
     given: Any,
     mishaps: Mishaps,
     *,
+    codec: JsonCodec,
     replace: Replacements | None,
     signals: Sequence[Sent],
     connection: sqlalchemy.Connection | None,
@@ -123,7 +125,6 @@ def act(
     """Play once; `mishaps` then tells which boundaries it came by. Raises as `play` does."""
     if now.tzinfo is None:
         raise ValueRefused(f"now={now!r} has no time zone: write datetime(…, tzinfo=UTC)")
-    codec = JsonCodec()
     cast = Cast(codec, replace or {}, connection)
     run = UUID(bytes=hashlib.sha256(f"play of {saga.name}".encode()).digest()[:16])
     text = codec.encode_saga_input(saga, given)

@@ -1,4 +1,7 @@
-"""The store as the application's role uses it, which owns nothing, on a database that is emptied after each test."""
+"""The store as the application's role uses it, which owns nothing, on a database that is emptied after each test.
+
+Celery's side of the contract, its tasks and their limits, needs no server.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import pytest
 
 from saga.cli.embedded import Database, Servers
 from saga.engine.store.connect import Connection, connect
+from tests.unit.conftest import own_declarations as own_declarations
 
 from .world import World
 

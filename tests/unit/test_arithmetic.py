@@ -9,8 +9,6 @@ from datetime import UTC, datetime, timedelta, timezone
 from uuid import UUID, uuid4
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from saga import (
     Abort,
@@ -36,12 +34,11 @@ from saga.core.events import (
     EventKind,
     chain_digest,
     split_task_name,
-    start_payload,
     token_of,
 )
 from saga.core.fold import FOLDS
 from saga.core.lifecycle import ENDED, TRANSITIONS, Status
-from saga.core.outcome import companion_input, found, json_after, unwrap, wrap
+from saga.core.outcome import companion_input, found, json_after, unwrap
 from saga.core.pinned import (
     ChildLink,
     Close,
@@ -57,7 +54,6 @@ from saga.engine.store import failures as store_failures
 from tests.unit.steps import charge, stock
 
 RUN = UUID("018f0000-0000-7000-8000-000000000001")
-BOUNDED = settings(max_examples=100, derandomize=True, deadline=None, database=None)
 
 
 # -- delays --------------------------------------------------------------------------------------------------------
@@ -67,26 +63,6 @@ def test_delays_double_up_to_their_maximum() -> None:
     retry = Retry(first_seconds=1, factor=2, max_seconds=60, jitter=0)
 
     assert [retry.delay_seconds(used, RUN) for used in range(1, 9)] == [1, 2, 4, 8, 16, 32, 60, 60]
-
-
-@BOUNDED
-@given(
-    used=st.integers(min_value=0, max_value=10_000),
-    first=st.floats(min_value=0, max_value=1e7),
-    factor=st.floats(min_value=1, max_value=1_000),
-    most=st.floats(min_value=0, max_value=1e7),
-    jitter=st.floats(min_value=0, max_value=1),
-)
-def test_a_delay_is_a_number_of_seconds_between_its_bounds_however_often_it_is_asked(
-    used: int, first: float, factor: float, most: float, jitter: float
-) -> None:
-    retry = Retry(first_seconds=first, factor=factor, max_seconds=most, jitter=jitter)
-
-    delay = retry.delay_seconds(used, RUN)
-
-    assert 0 <= delay <= min(most, max(first, most))
-    assert timedelta(seconds=delay) >= timedelta(0)
-    assert delay == retry.delay_seconds(used, RUN)
 
 
 def test_jitter_shortens_by_its_fraction_at_most_and_differs_by_token() -> None:
@@ -194,23 +170,6 @@ def test_run_ids_are_of_version_7_and_ordered_by_time(monkeypatch: pytest.Monkey
 
 
 # -- payloads ------------------------------------------------------------------------------------------------------
-
-JSON_TEXT = st.sampled_from(
-    ['"a"', "null", '{"value":3}', '"\\"value\\":"', '{"input":1,"payload":"}"}', "[1, 2]", "NaN"]
-)
-
-
-@BOUNDED
-@given(value=JSON_TEXT, worker=st.text(), seconds=st.floats(min_value=0, max_value=1e6))
-def test_an_outcomes_value_comes_out_byte_for_byte_whoever_ran_it(value: str, worker: str, seconds: float) -> None:
-    assert unwrap(wrap(value, worker=worker, ran_seconds=seconds)) == value
-
-
-@BOUNDED
-@given(value=JSON_TEXT)
-def test_the_last_field_comes_out_byte_for_byte(value: str) -> None:
-    assert json_after(start_payload(3, None, value), "input") == value
-    assert json_after(start_payload(3, 2.5, value), "input") == value
 
 
 def test_there_is_no_value_where_there_is_no_payload() -> None:

@@ -5,19 +5,17 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, cast
+from typing import cast
 from uuid import UUID
 
 import psycopg
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from saga import Context, DefinitionError, Retry, SagaError, Status, ValueRefused, current, saga, step
 from saga.core.current import Attempt, attempt_now
 from saga.core.effects import RunTask
 from saga.core.events import EventKind
-from saga.core.outcome import progress_of, unwrap, wrap
+from saga.core.outcome import progress_of, wrap
 from saga.core.pinned import policy_from_json, policy_to_json
 from saga.engine.codec import JsonCodec
 from saga.engine.heart import BEAT_SECONDS_MIN, PROGRESS_BYTES_MAX, Heart
@@ -146,18 +144,6 @@ def test_what_was_postponed_goes_on_from_its_progress() -> None:
     run.fire()
 
     assert _task(run, "bring_in").progress == '"half"'
-
-
-@given(progress=st.recursive(st.text() | st.integers(), lambda inner: st.dictionaries(st.text(), inner)))
-def test_progress_and_value_stay_apart_whatever_they_hold(progress: Any) -> None:
-    text = JsonCodec().encode_plain(progress, "the progress", PROGRESS_BYTES_MAX)
-    value = json.dumps({"value": progress, "progress": progress})
-
-    payload = wrap(value, worker='"value":', ran_seconds=1, progress=text)
-
-    assert (progress_of(payload), unwrap(payload)) == (text, value)
-    assert progress_of(wrap(value, worker='"progress":', ran_seconds=1)) is None
-    assert progress_of(json.dumps({"progress": text})) == text
 
 
 def test_there_is_no_progress_where_nothing_says_so() -> None:

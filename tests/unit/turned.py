@@ -339,7 +339,7 @@ class Turned:
             row = self.rows[run]
             undoes = self.turns._undoes(run, log[0][0].payload)
             definition = self.definitions.find(row.saga, row.version)
-            execution = Execution(run, row.key, definition, JsonCodec(), undoes=undoes)
+            execution = Execution(run, row.key, definition, self.definitions.codec, undoes=undoes)
             execution.replay(event for event, _ in log)
             assert execution.status == row.status, f"{row.saga}/{row.key} is {row.status}, its log {execution.status}"
             if row.status != Status.STALLED:

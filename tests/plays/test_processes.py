@@ -30,7 +30,7 @@ from saga import Saga, Status
 from saga.testing import Played, every_crash_point, play, send
 from tasks.service import Service
 from tasks.values import LoanApplication, MealOrder, RideRequest
-from tests.unit.books import Books
+from tests.plays.books import Books
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "processes.md"
 #: A process is one readable function; what it calls in its module counts.
