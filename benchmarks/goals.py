@@ -65,14 +65,9 @@ def _waiting(records: list[Record]) -> list[Goal]:
         ("throughput", _throughput, {"at_least": CROWDED_THROUGHPUT_MIN}),
         ("p50 of a start", lambda record: _middle(record, "start_ms"), {"at_most": CROWDED_LATENCY_MAX}),
         ("p50 of a signal", lambda record: _middle(record, "signal_ms"), {"at_most": CROWDED_LATENCY_MAX}),
+        ("coordinator CPU a saga", lambda record: float(record.values["coordinator_ms_per_saga"]), {}),
     ):
-        said, reached = _judged(_of_empty(records, value), **limits)
-        limit = f"≥ {limits['at_least']}" if "at_least" in limits else f"≤ {limits['at_most']}"
-        found.append(Goal(f"{what} with {runs} that wait, of that without", limit, said, reached))
-    ratios = _of_empty(records, lambda record: float(record.values["coordinator_ms_per_saga"]))
-    if ratios:
-        said = _judged(ratios)[0]
-        found.append(Goal(f"coordinator CPU a saga with {runs} that wait, of that without", "-", said, None))
+        found.append(_goal(f"{what} with {runs} that wait, of that without", _of_empty(records, value), **limits))
     return found
 
 
@@ -121,10 +116,9 @@ def _against_chain(plain: list[Record], chain_best: str) -> list[Goal]:
             (f"throughput, of the chain's, both with {chain_best}", same, {"at_least": THROUGHPUT_MIN}),
             (f"throughput, of the chain's, best ({ours_best} / {chain_best})", best, {"at_least": THROUGHPUT_MIN}),
             (f"idle p50, of the chain's, both with {chain_best}", slower, {"at_most": LATENCY_MAX}),
+            ("the same p50 to the end of the last step", last, {}),
         ):
-            limit = f"≥ {limits['at_least']}" if "at_least" in limits else f"≤ {limits['at_most']}"
-            found.append(Goal(f"{what}; {how}", limit, *_judged(ratios, **limits)))
-        found.append(Goal(f"the same p50 to the end of the last step; {how}", "-", _judged(last)[0], None))
+            found.append(_goal(f"{what}; {how}", ratios, **limits))
     return found
 
 
@@ -132,7 +126,7 @@ def _with_events(four: list[Record]) -> list[Goal]:
     sent = [record for record in four if record.values["events"]]
     choices = {record.choice for record in sent}
     return [
-        Goal(f"throughput, of the chain's, both with {choice} -E", "-", _judged(ratios)[0], None)
+        _goal(f"throughput, of the chain's, both with {choice} -E", ratios)
         for choice in sorted(choices)
         if (ratios := _ratios(sent, choice, choice, _throughput))
     ]
@@ -181,13 +175,16 @@ def _ratios(
     return [mine[number] / theirs[number] for number in sorted(mine.keys() & theirs.keys())]
 
 
-def _judged(ratios: list[float], *, at_least: float | None = None, at_most: float | None = None) -> tuple[str, bool]:
-    """Return the median with its spread, and whether it is enough."""
-    if not ratios:
-        return "not measured", False
-    middle = statistics.median(ratios)
-    reached = (at_least is None or middle >= at_least) and (at_most is None or middle <= at_most)
-    return f"{middle:.2f} ({min(ratios):.2f} to {max(ratios):.2f})", reached
+def _goal(what: str, ratios: list[float], *, at_least: float | None = None, at_most: float | None = None) -> Goal:
+    """Hold the median of ratios against a limit; without one it is only reported, with its spread in either case."""
+    if at_least is not None:
+        wanted, reached = f"≥ {at_least}", bool(ratios) and statistics.median(ratios) >= at_least
+    elif at_most is not None:
+        wanted, reached = f"≤ {at_most}", bool(ratios) and statistics.median(ratios) <= at_most
+    else:
+        wanted, reached = "-", None
+    said = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})" if ratios else "not measured"
+    return Goal(what, wanted, said, reached)
 
 
 def _throughput(record: Record) -> float:

@@ -109,7 +109,6 @@ class Handle(Generic[Out]):
         self.saga = saga
         self.key = key
         self._line = Line(installation, saga, key)
-        self._installation = installation
         self._definition = definition
         self._input_digest = input_digest
         self._proposed = proposed
@@ -152,7 +151,7 @@ class Handle(Generic[Out]):
             DecodeFailed: newer code has written in it what this code does not know.
             ConfigurationError: no database is set, or it does not answer.
         """
-        id, reading = self._line.need().row.id, self._installation.reading
+        id, reading = self._line.need().row.id, self._line.installation.reading
         return self._line.ask(lambda connection: reading.log(connection, id))
 
     def result(self, timeout: float = 30.0) -> Out:
@@ -246,7 +245,7 @@ class Handle(Generic[Out]):
             raise ValueRefused("resolve needs evidence: say who looked where and saw what")
         state = self._line.fold()
         occurrence = occurrence_of(state, self.address, step)
-        text = result_of(state, self._installation.definitions, occurrence, result)
+        text = result_of(state, self._line.installation.definitions, occurrence, result)
         payload = f'{{"evidence":{json.dumps(evidence)},"result":{text}}}'
         self._line.tell(EventKind.RESOLVED, dedupe=occurrence, payload=payload)
         return occurrence
@@ -310,7 +309,7 @@ class Handle(Generic[Out]):
         refused = json.loads(said).get("refused")
         if refused is not None:
             raise UpdateRefused(refused)
-        return cast(Answer, self._installation.codec.decode_answer(update, json_after(said, "answer")))
+        return cast(Answer, self._line.installation.codec.decode_answer(update, json_after(said, "answer")))
 
     def state(self) -> Any:
         """Return what the saga showed last by `ctx.set_state`, as plain JSON; None where it has shown nothing.
@@ -336,7 +335,7 @@ class Handle(Generic[Out]):
         if id is not None and not 1 <= len(id) <= 200:
             raise ValueRefused(f"id={id!r}: expected 1 to 200 characters")
         id = id or str(uuid4())
-        payload = signal_payload(signal.name, self._installation.codec.encode_signal(signal, value))
+        payload = signal_payload(signal.name, self._line.installation.codec.encode_signal(signal, value))
         self._line.tell(EventKind.SIGNAL_RECEIVED, dedupe=id, payload=payload, target=_one_of(session, connection))
         return id
 
@@ -352,7 +351,7 @@ class Handle(Generic[Out]):
         if row.status == Status.COMPLETED:
             if self._definition is None:
                 raise ConfigurationError(f"saga {self.saga} is not defined here: its result cannot be read")
-            return cast(Out, self._installation.codec.decode_output(self._definition, found.result or "null"))
+            return cast(Out, self._line.installation.codec.decode_output(self._definition, found.result or "null"))
         said = json.loads(found.failure) if found.failure else {}
         if row.status == Status.STALLED:
             raise RunStalled(self.address, row.status, row.reason or "", said.get("message", ""))

@@ -237,16 +237,20 @@ class Coordinator:
         rung, self._rung = self._rung & self._shards.keys(), frozenset()
         if self._rest.until_timer() <= 0:
             rung = frozenset()
-        taken = self._turning.take(
-            self._turn_connection(),
-            sorted(rung or self._shards),
-            limit_per_shard=per_shard,
-            timers_limit=per_shard,
-            starts=self._publisher.has_room,
-            floors=None if rung else self._floors.current(),
-            known=self._cache,
-            aside={run: (saga, key) for run, (_, saga, key) in self._aside.items()},
-        )
+        taken = None
+        if len(rung) == 1 and self._publisher.has_room and not self._aside:
+            taken = self._turning.take_rung(self._turn_connection(), *rung, known=self._cache)
+        if taken is None:
+            taken = self._turning.take(
+                self._turn_connection(),
+                sorted(rung or self._shards),
+                limit_per_shard=per_shard,
+                timers_limit=per_shard,
+                starts=self._publisher.has_room,
+                floors=None if rung else self._floors.current(),
+                known=self._cache,
+                aside={run: (saga, key) for run, (_, saga, key) in self._aside.items()},
+            )
         concerned = {arrival.run for arrival in taken.arrivals if arrival.run} | {timer.run for timer in taken.timers}
         taken = replace(taken, runs={**taken.runs, **self._cache.rows(concerned, self._build)})
         self._rest.looked(taken.now, everywhere=not rung)

@@ -25,7 +25,7 @@ def record(run: Handle[Any] | Played) -> str:
     if isinstance(run, Played):
         saga, _, key = run.address.partition("/")
         return to_json(History(saga, key, run.run, run.events))
-    id, reading = run._line.need().row.id, run._installation.reading
+    id, reading = run._line.need().row.id, run._line.installation.reading
     return to_json(run._line.ask(lambda c: history_of(run.saga, run.key, id, lambda one: reading.log(c, one))))
 
 

@@ -464,6 +464,55 @@ def test_what_newer_code_has_sent_stays_and_hides_nothing(
     ]
 
 
+def test_one_shard_that_rang_is_read_alone_in_the_order_of_lanes(world: World, connection: Connection) -> None:
+    me = world.coordinator(connection)
+    known, other = (world.start(connection, me, shard=7) for _ in range(2))
+    world.turning.commit(connection, me, Batch(timers=[NewTimer(known.run.id, "due", 7, LONG_AGO)]))
+    send(world, connection, shard=7, lane=1)
+    for started in (known, other):
+        world.working.record_outcome(connection, world.claimed(connection, started.task), "StepSucceeded", None)
+    send(world, connection, shard=8)
+
+    taken = world.turning.take_rung(connection, 7, known={known.run.id})
+
+    assert taken is not None
+    assert [arrival.kind for arrival in taken.arrivals] == ["StepSucceeded", "StepSucceeded", "RunStarted"]
+    assert (set(taken.runs), taken.timers, taken.more) == ({other.run.id}, (), False)
+    full = world.turning.take(connection, [7], limit_per_shard=9, timers_limit=9, starts=True)
+    assert full.arrivals == taken.arrivals
+
+
+def test_a_shard_that_rang_for_what_is_taken_already_still_tells_the_time(world: World, connection: Connection) -> None:
+    taken = world.turning.take_rung(connection, 7)
+
+    assert taken is not None
+    assert datetime.now(UTC) - taken.now < timedelta(seconds=10)
+    assert (taken.arrivals, taken.timers, taken.runs, taken.more) == ((), (), {}, False)
+
+
+def test_of_a_shard_that_rang_a_few_are_taken_and_more_is_known_to_be_there(
+    world: World, connection: Connection
+) -> None:
+    for _ in range(turning.TAKE_RUNG_MAX):
+        send(world, connection)
+
+    taken = world.turning.take_rung(connection, 7)
+
+    assert taken is not None
+    assert (len(taken.arrivals), taken.more) == (turning.TAKE_RUNG_MAX, True)
+
+
+def test_what_newer_code_has_sent_to_a_shard_that_rang_is_left_to_a_full_take(
+    world: World, connection: Connection
+) -> None:
+    send(world, connection)
+    world.sending.send(
+        connection, shard=7, lane=0, run=None, saga="s", key="k", kind="Beamed", dedupe=None, payload=None
+    )
+
+    assert world.turning.take_rung(connection, 7) is None
+
+
 def test_all_that_is_for_a_run_that_is_set_aside_stays_and_hides_nothing(world: World, connection: Connection) -> None:
     me = world.coordinator(connection)
     aside, other = (world.start(connection, me, shard=1) for _ in range(2))
