@@ -5,6 +5,7 @@ Nothing is killed here. What a coordinator does beside others, and when it dies,
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ import psycopg
 import pytest
 
 from saga.cli.embedded import Database
+from saga.core.address import shard_of
 from saga.core.events import EventKind
 from saga.core.lifecycle import StallReason, Status
 from saga.core.outcome import wrap
@@ -23,6 +25,7 @@ from saga.engine.client import Handle
 from saga.engine.coordinator import Coordinator
 from saga.engine.crashpoints import Point
 from saga.engine.publisher import Publisher
+from saga.engine.records import SHARDS
 from saga.engine.store import reaping
 from saga.engine.store.connect import Connection, connect
 from saga.engine.store.membership import Membership
@@ -203,6 +206,26 @@ def test_a_cancel_waits_for_its_start_and_one_without_a_start_becomes_an_inciden
 
     assert handle.status() is Status.COMPENSATED
     assert world.owner.execute("SELECT kind, run FROM saga.incident").fetchall() == [("CancelRequested", None)]
+
+
+def test_what_waits_for_its_start_hides_nothing_behind_it(world: World) -> None:
+    """The cancels come first in the lane, and are more than a take holds of one shard."""
+    world.worker("w1")
+    handle = world.start(trip, "behind")
+    shard = shard_of("trip", "behind", SHARDS)
+    keys = (f"never-{number}" for number in itertools.count())
+    of_the_shard = itertools.islice((key for key in keys if shard_of("trip", key, SHARDS) == shard), 40)
+    with psycopg.connect(world.database.url) as caller:  # in a caller's transaction nobody looks for its run
+        for key in of_the_shard:
+            Handle(world.installation, "trip", key).cancel(connection=caller)
+
+    with coordinating(world):
+        world.until(lambda: world.ended(handle), "it ends", seconds=ORPHAN_SECONDS / 2)
+        assert world.count("SELECT count(*) FROM saga.inbox") == 40
+        world.owner.execute("UPDATE saga.inbox SET at = at - make_interval(secs => %s)", (ORPHAN_SECONDS + 1,))
+        world.until(lambda: world.count("SELECT count(*) FROM saga.incident") == 40, "all of them are dropped")
+
+    assert handle.status() is Status.COMPLETED
 
 
 def test_a_retry_that_is_set_and_cancelled_in_one_batch_blocks_nobody(world: World) -> None:

@@ -176,6 +176,7 @@ class Turning:
         *,
         limit_per_shard: int,
         timers_limit: int,
+        bytes_max: int = TAKE_BYTES_MAX,
         starts: bool,
         floors: Mapping[tuple[int, int], int] | None = None,
         known: Container[UUID] = (),
@@ -184,7 +185,7 @@ class Turning:
         """P7: read what arrived at the shards and which timers are due, without a lock, then the runs they concern.
 
         The limits hold for each shard, that of arrivals for each lane too; `starts=False` leaves starts where they are.
-        Beyond TAKE_BYTES_MAX bytes of payload nothing is added. `floors` is what `Floors.current` says. The rows of
+        Beyond `bytes_max` of payload nothing is added. `floors` is what `Floors.current` says. The rows of
         `known` runs are not read: the commit compares their heads. Nothing is deleted: the commit does it, and finds
         out whether somebody else did.
 
@@ -201,7 +202,7 @@ class Turning:
             "lanes": _array(lane for _, lane in places),
             "floors": _array(floors.get(place, 0) for place in places),
             "limit": limit_per_shard,
-            "bytes": TAKE_BYTES_MAX,
+            "bytes": bytes_max,
             "timer_shards": _array(shards),
             "timers_limit": timers_limit,
         }
@@ -209,7 +210,7 @@ class Turning:
         more = (
             _full((row[3:5] for row in rows if row[1] == 0), limit_per_shard)
             or _full((row[3] for row in rows if row[1] == 1), timers_limit)
-            or any(row[15] is not None and row[15] >= TAKE_BYTES_MAX for row in rows)
+            or any(row[15] is not None and row[15] >= bytes_max for row in rows)
         )
         return self._taken(connection, rows, known, more=more)
 
