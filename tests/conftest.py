@@ -9,6 +9,7 @@ import itertools
 import os
 import uuid
 from collections.abc import Generator, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -22,6 +23,8 @@ from saga.cli import embedded
 ROOT = Path(__file__).resolve().parent.parent
 #: Inherited by every process that a test starts, whoever its parent is by then.
 SESSION_VARIABLE = "SAGA_TEST_SESSION"
+#: What names servers to be used instead of embedded ones; kept as TEST_… while tests run.
+SERVER_VARIABLES = ("SAGA_DATABASE_URL", "CELERY_BROKER_URL")
 #: Seconds that processes have after the last test to end by themselves.
 LEFTOVER_SECONDS = 5.0
 #: Schema of the tables in every test's database.
@@ -34,7 +37,12 @@ _leftovers = pytest.StashKey[list[str]]()
 @pytest.fixture(scope="session")
 def servers() -> Iterator[embedded.Servers]:
     """Postgres and Valkey of this session (one each a worker of pytest-xdist), or those that the environment names."""
-    with embedded.servers(ROOT / ".saga") as started:
+    with ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as environment:
+            for name in SERVER_VARIABLES:
+                if f"TEST_{name}" in os.environ:
+                    environment.setenv(name, os.environ[f"TEST_{name}"])
+            started = stack.enter_context(embedded.servers(ROOT / ".saga"))
         yield started
 
 
@@ -86,8 +94,16 @@ def broker_url(servers: embedded.Servers) -> str:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Mark this session in the environment, so that its processes can be told from everybody else's."""
+    """Mark this session in the environment, so that its processes can be told from everybody else's.
+
+    The servers that it names are for `servers` only: Celery prefers them to any broker that a test names.
+    """
     os.environ.setdefault(SESSION_VARIABLE, uuid.uuid4().hex)
+    for name in SERVER_VARIABLES:
+        if name in os.environ:
+            os.environ[f"TEST_{name}"] = os.environ.pop(name)
+    if "TEST_CELERY_BROKER_URL" in os.environ and (config.getoption("numprocesses", None) or 0) > 1:
+        raise pytest.UsageError("CELERY_BROKER_URL names one broker, which each test empties: run one process, -n 0")
     config.stash[_leftovers] = []
 
 

@@ -225,13 +225,13 @@ class Coordinator:
         if not taken.more and self._suspicion:
             self._suspicion.acquit(self._turn_connection(), self._shards)
             return
-        if progress and (taken.more or self._left):
-            return
-        if taken.more and self._wider < WIDER_MAX:
-            self._wider += 1
-            return
         if not taken.more:
             self._wider = 0
+        elif not progress and self._wider < WIDER_MAX:
+            self._wider += 1
+            return
+        if progress and (taken.more or self._left):
+            return
         if progress and self._outstanding >= LINGER_OUTSTANDING and len(taken.arrivals) < LINGER_ARRIVALS:
             self._rest.get_up()
             self._stopping.wait(min(self._outstanding * LINGER_SECONDS_EACH, LINGER_SECONDS_MAX))

@@ -570,26 +570,22 @@ def send_bytes(world: World, connection: Connection, *sizes: int | None, lane: i
     ],
 )
 def test_a_take_ends_behind_the_arrival_that_reaches_its_bytes(
-    world: World, connection: Connection, monkeypatch: pytest.MonkeyPatch, sizes: list[int | None], taken: int
+    world: World, connection: Connection, sizes: list[int | None], taken: int
 ) -> None:
-    monkeypatch.setattr(turning, "TAKE_BYTES_MAX", 1_000)
     send_bytes(world, connection, *sizes)
 
-    found = world.turning.take(connection, range(3), limit_per_shard=50, timers_limit=5, starts=True)
+    found = world.turning.take(connection, range(3), limit_per_shard=50, timers_limit=5, bytes_max=1_000, starts=True)
 
     # Those of each shard are its oldest: what a floor relies on.
     assert [arrival.payload and len(arrival.payload) * 2 for arrival in found.arrivals] == sizes[:taken]
     assert found.more is (sum(size or 0 for size in sizes[:taken]) >= 1_000)
 
 
-def test_starts_wait_while_the_arrivals_before_them_fill_a_take(
-    world: World, connection: Connection, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(turning, "TAKE_BYTES_MAX", 1_000)
+def test_starts_wait_while_the_arrivals_before_them_fill_a_take(world: World, connection: Connection) -> None:
     send_bytes(world, connection, 400, 400, lane=1)
     send_bytes(world, connection, 600, 600)
 
-    found = world.turning.take(connection, range(3), limit_per_shard=50, timers_limit=5, starts=True)
+    found = world.turning.take(connection, range(3), limit_per_shard=50, timers_limit=5, bytes_max=1_000, starts=True)
 
     assert [arrival.lane for arrival in found.arrivals] == [0, 0]
     assert found.more

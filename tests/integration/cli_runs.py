@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psycopg
 from click.testing import CliRunner, Result
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,6 +24,13 @@ def environment(database_url: str | None, broker_url: str | None) -> dict[str, s
     kept = {k: v for k, v in os.environ.items() if k not in ("SAGA_DATABASE_URL", "CELERY_BROKER_URL")}
     kept |= {"SAGA_DATABASE_URL": database_url} if database_url else {}
     return kept | ({"CELERY_BROKER_URL": broker_url} if broker_url else {})
+
+
+def refused_for_its_role(database_url: str) -> list[str]:
+    """What `doctor` refuses a connection for: a server that the environment names may know nobody but a superuser."""
+    with psycopg.connect(database_url) as connection:
+        row = connection.execute("SELECT rolsuper FROM pg_roles WHERE rolname = current_user").fetchone()
+    return ["D38"] if row == (True,) else []
 
 
 def run(
