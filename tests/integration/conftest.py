@@ -34,6 +34,7 @@ SAGAS = {
         beating.moving,
     )
 }
+_at_work: set[str] = set()  #: the brokers of the fleets that there are
 
 _POSTINGS = """
 CREATE TABLE public.posting (token uuid NOT NULL, attempt integer NOT NULL);
@@ -43,19 +44,23 @@ GRANT SELECT, INSERT, DELETE ON public.posting TO PUBLIC;
 
 def make_fleet(servers: Servers, template: str, folder: Path, **environment: str) -> Iterator[Fleet]:
     """Make a fleet without any process, and end all of its processes afterwards."""
-    database = servers.create_database(f"saga_fleet_{uuid.uuid4().hex[:8]}", template=template)
     url = servers.broker_url
+    if servers.valkey is None and url in _at_work:
+        pytest.skip("CELERY_BROKER_URL names one broker, whose messages the workers of the module's own fleet take")
+    database = servers.create_database(f"saga_fleet_{uuid.uuid4().hex[:8]}", template=template)
     if servers.valkey is not None:
         # The numbers below are for those tests that ask for a broker by itself.
         url = urlsplit(url)._replace(path=f"/{40 + next(_numbers) % 24}").geturl()
     with redis.Redis.from_url(url) as client:
         client.flushdb()
     fleet = Fleet(database, url, folder, **environment)
+    _at_work.add(url)
     try:
         fleet.owner.execute(_POSTINGS)
         yield fleet
     finally:
         fleet.close()
+        _at_work.discard(url)
         servers.drop_database(database.name)
 
 
