@@ -20,7 +20,7 @@ PARTS = ("four", "length", "recovery", "soak", "hops", "waiting", "profile")
 
 
 @click.command()
-@click.option("--quick", is_flag=True, help="The smallest size, in about two minutes: its figures mean nothing.")
+@click.option("--quick", is_flag=True, help="The smallest size, in about a minute: its figures mean nothing.")
 @click.option("--only", multiple=True, type=click.Choice(PARTS), help="Measure only this part; may be repeated.")
 @click.option("--seed", type=int, help="What all random pauses come from.")
 @click.option("--rounds", type=click.IntRange(1), help="Interleaved rounds.")

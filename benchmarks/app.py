@@ -4,15 +4,24 @@ import os
 
 from celery import signals
 
-from benchmarks.application import CACHE_VARIABLE, DATABASE_VARIABLE, MARKS_VARIABLE, NO_ACKS_VARIABLE, make
+from benchmarks.application import (
+    CACHE_VARIABLE,
+    DATABASE_VARIABLE,
+    LEASE_VARIABLE,
+    MARKS_VARIABLE,
+    NO_ACKS_VARIABLE,
+    make,
+)
 from benchmarks.finish import mark
 from saga.engine.crashpoints import Point, arm
 
 _cache_runs = os.environ.get(CACHE_VARIABLE)
+_lease_seconds = os.environ.get(LEASE_VARIABLE)
 app = make(
     database=os.environ[DATABASE_VARIABLE],
     broker=os.environ["CELERY_BROKER_URL"],
     cache_runs=int(_cache_runs) if _cache_runs else None,
+    lease_seconds=float(_lease_seconds) if _lease_seconds else None,
     acks=not os.environ.get(NO_ACKS_VARIABLE),
 )
 

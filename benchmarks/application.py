@@ -8,7 +8,7 @@ from celery import Celery
 
 from benchmarks import workload  # noqa: F401 - declares the steps, sagas and tasks
 from saga import install
-from saga.engine.installation import DEFAULTS, installation_of
+from saga.engine.installation import installation_of
 
 #: Celery's settings, the same for every system under measurement; they are written into each record.
 SETTINGS: dict[str, Any] = {
@@ -19,6 +19,7 @@ SETTINGS: dict[str, Any] = {
 }
 #: Coordinators of a measurement read these from their environment.
 CACHE_VARIABLE = "BENCH_CACHE_RUNS"
+LEASE_VARIABLE = "BENCH_LEASE_SECONDS"
 DATABASE_VARIABLE = "BENCH_DATABASE_URL"
 #: What is marked on the finish line: only ends (default), `waiting`, or `hops`.
 MARKS_VARIABLE = "BENCH_MARKS"
@@ -26,7 +27,14 @@ MARKS_VARIABLE = "BENCH_MARKS"
 NO_ACKS_VARIABLE = "BENCH_NO_ACKS"
 
 
-def make(*, database: str, broker: str, cache_runs: int | None = None, acks: bool = True) -> Celery:
+def make(
+    *,
+    database: str,
+    broker: str,
+    cache_runs: int | None = None,
+    lease_seconds: float | None = None,
+    acks: bool = True,
+) -> Celery:
     """Make the application, and make it the current one."""
     app = Celery("benchmarks", broker=broker)
     app.conf.update(SETTINGS)
@@ -35,6 +43,8 @@ def make(*, database: str, broker: str, cache_runs: int | None = None, acks: boo
     install(app, database=database)
     if cache_runs is not None:
         app.conf.saga_cache_runs = cache_runs
+    if lease_seconds is not None:
+        app.conf.saga_lease_seconds = lease_seconds
     app.set_default()
     app.set_current()
     app.finalize()
@@ -45,8 +55,3 @@ def close(app: Celery) -> None:
     """Let go of an application and its database; the broker's connections are kombu's, and serve the next one."""
     installation_of(app).database.engine(autocommit=True).dispose()
     app.close()
-
-
-def lease_seconds() -> float:
-    """Return the default lease, which every measurement uses."""
-    return float(DEFAULTS["saga_lease_seconds"])

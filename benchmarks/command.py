@@ -119,7 +119,9 @@ def _profile(ground: Ground, plan: Plan, records: Records, console: Console) -> 
 
 
 def _recovery(ground: Ground, plan: Plan, records: Records, console: Console) -> None:
-    found = recovery.measure(ground, kills=plan.kills, in_flight=plan.recovery_in_flight)
+    found = recovery.measure(
+        ground, kills=plan.kills, in_flight=plan.recovery_in_flight, lease_seconds=plan.lease_seconds
+    )
     for number, kill in enumerate(found, start=1):
         records.add("recovery", choice=PREFORK_2.name, round=number, in_flight=plan.recovery_in_flight, **asdict(kill))
         slowest = max(kill.resumed_seconds, default=0.0)
@@ -129,7 +131,9 @@ def _recovery(ground: Ground, plan: Plan, records: Records, console: Console) ->
 def _soak(ground: Ground, plan: Plan, records: Records, console: Console) -> None:
     if not plan.soak_minutes:
         return
-    found = recovery.soak(ground, minutes=plan.soak_minutes, in_flight=plan.recovery_in_flight)
+    found = recovery.soak(
+        ground, minutes=plan.soak_minutes, in_flight=plan.recovery_in_flight, lease_seconds=plan.lease_seconds
+    )
     records.add("soak", choice=PREFORK_2.name, **asdict(found))
     _say(console, f"{found.minutes:g} minutes at 100% CPU: {found.takeovers} takeovers")
 

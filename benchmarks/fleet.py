@@ -21,6 +21,7 @@ from celery import Celery
 from benchmarks.application import (
     CACHE_VARIABLE,
     DATABASE_VARIABLE,
+    LEASE_VARIABLE,
     MARKS_VARIABLE,
     NO_ACKS_VARIABLE,
     close,
@@ -157,6 +158,7 @@ def open_fleet(
     *,
     marks: str = "ends",
     cache_runs: int | None = None,
+    lease_seconds: float | None = None,
     acks: bool = True,
     template: str = TEMPLATE,
 ) -> Iterator[Fleet]:
@@ -178,6 +180,7 @@ def open_fleet(
             MARKS_VARIABLE: marks,
             VARIABLE: str(line.path),
             CACHE_VARIABLE: "" if cache_runs is None else str(cache_runs),
+            LEASE_VARIABLE: "" if lease_seconds is None else str(lease_seconds),
             NO_ACKS_VARIABLE: "" if acks else "1",
         }
         fleet = Fleet(ground, app, database, line, environment)

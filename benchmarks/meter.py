@@ -69,6 +69,11 @@ class PostgresMeter:
         except psycopg.Error:
             self.commits_from = "pg_stat_database.xact_commit (also those that only read)"
 
+    @property
+    def reads_wal(self) -> bool:
+        """Say whether commits are counted in the WAL."""
+        return "pg_walinspect" in self.commits_from
+
     def close(self) -> None:
         """Let go of the connection."""
         self._connection.close()
@@ -93,7 +98,7 @@ class PostgresMeter:
             "wal_bytes": float(row[0]),
             "transactions": float(after.transactions - before.transactions),
         }
-        if "pg_walinspect" in self.commits_from:
+        if self.reads_wal:
             found["commits"] = self._commit_records(before.lsn, after.lsn)
         return {f"{name}_per_saga": round(value / per, 3) for name, value in found.items()}
 

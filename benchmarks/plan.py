@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from benchmarks.application import SETTINGS, lease_seconds
-from benchmarks.drain import Size
+from benchmarks.application import SETTINGS
+from benchmarks.drain import SETTLE_SECONDS, Size
 from benchmarks.fleet import CHOICES, PREFORK_2, Choice
 from benchmarks.length import Lengths
 from benchmarks.systems import CHAIN, SAGA, SYSTEMS, System
-from benchmarks.timers import Falling
+from benchmarks.timers import LEAD_SECONDS, Falling
 from benchmarks.waiting import Waits
 from saga.engine.installation import DEFAULTS
 
@@ -35,6 +35,7 @@ class Plan:
     rounds: int
     sagas: int
     idle: int
+    settle_seconds: float
     choices: tuple[str, ...]
     with_events: bool
     short_steps: int
@@ -43,6 +44,7 @@ class Plan:
     replayed_steps_in_all: int
     length_in_flight: int
     kills: int
+    lease_seconds: float
     recovery_in_flight: int
     hops: int
     profiled_sagas: int
@@ -53,22 +55,25 @@ class Plan:
     probes: int
     timers_per_second: float
     timers_seconds: float
+    timers_lead_seconds: float
     profile: bool
 
     @property
     def size(self) -> Size:
         """How much one measurement of the main comparison does."""
-        return Size(self.sagas, self.idle)
+        return Size(self.sagas, self.idle, self.settle_seconds)
 
     @property
     def waits(self) -> Waits:
         """How much one measurement of waiting does."""
-        return Waits(self.waiting_runs, self.rest_seconds, self.probes, self.sagas, self.waiting_cache_runs)
+        return Waits(
+            self.waiting_runs, self.settle_seconds, self.rest_seconds, self.probes, self.sagas, self.waiting_cache_runs
+        )
 
     @property
     def falling(self) -> Falling:
         """How many timers fall due."""
-        return Falling(self.timers_per_second, self.timers_seconds)
+        return Falling(self.timers_per_second, self.timers_seconds, self.timers_lead_seconds)
 
     def turns(self) -> Iterator[Turn]:
         """Interleave: in each round every system with every choice, and the other way round in every other round."""
@@ -94,7 +99,7 @@ class Plan:
     def settings(self) -> dict[str, Any]:
         """Return everything that was set."""
         celery = {key: value for key, value in SETTINGS.items() if key != "broker_connection_retry_on_startup"}
-        return {**asdict(self), "lease_seconds": lease_seconds(), "celery": celery}
+        return {**asdict(self), "celery": celery}
 
 
 FULL = Plan(
@@ -102,6 +107,7 @@ FULL = Plan(
     rounds=3,
     sagas=1_000,
     idle=100,
+    settle_seconds=SETTLE_SECONDS,
     choices=tuple(CHOICES),
     with_events=True,
     short_steps=10,
@@ -110,6 +116,7 @@ FULL = Plan(
     replayed_steps_in_all=1_000,
     length_in_flight=12,
     kills=5,
+    lease_seconds=float(DEFAULTS["saga_lease_seconds"]),
     recovery_in_flight=200,
     hops=100,
     profiled_sagas=4_000,
@@ -120,6 +127,7 @@ FULL = Plan(
     probes=200,
     timers_per_second=100,
     timers_seconds=60,
+    timers_lead_seconds=LEAD_SECONDS,
     profile=True,
 )
 QUICK = Plan(
@@ -127,6 +135,7 @@ QUICK = Plan(
     rounds=1,
     sagas=40,
     idle=8,
+    settle_seconds=0.1,
     choices=(PREFORK_2.name,),
     with_events=False,
     short_steps=5,
@@ -135,15 +144,17 @@ QUICK = Plan(
     replayed_steps_in_all=50,
     length_in_flight=4,
     kills=1,
+    lease_seconds=4.0,
     recovery_in_flight=40,
     hops=5,
     profiled_sagas=200,
     soak_minutes=0,
     waiting_runs=100,
     waiting_cache_runs=40,
-    rest_seconds=1,
+    rest_seconds=0.5,
     probes=5,
-    timers_per_second=20,
-    timers_seconds=2,
+    timers_per_second=40,
+    timers_seconds=1,
+    timers_lead_seconds=3.0,
     profile=False,
 )

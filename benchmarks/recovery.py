@@ -14,7 +14,6 @@ from uuid import UUID
 import psycopg
 
 from benchmarks import workload
-from benchmarks.application import lease_seconds
 from benchmarks.fleet import PREFORK_2, Fleet, Ground, open_fleet
 from benchmarks.workload import ENDED, Stretch
 from demo_shop.waiting import wait_for
@@ -63,31 +62,31 @@ class Soaked:
     runs_ended: int
 
 
-def measure(ground: Ground, *, kills: int, in_flight: int) -> Iterator[Recovered]:
+def measure(ground: Ground, *, kills: int, in_flight: int, lease_seconds: float) -> Iterator[Recovered]:
     """Kill one of two coordinators under load, time after time, and start another in its place.
 
     Raises:
         Stuck: the load stands still.
         TookTooLong: shards are not shared, or a held run does not go on.
     """
-    with _loaded(ground, in_flight) as (fleet, connection):
-        for _ in range(kills):
+    with _loaded(ground, in_flight, lease_seconds) as (fleet, connection):
+        for number in range(kills):
+            if number:
+                _start_known(fleet, connection, _ids(connection))
             _wait_until_shared(connection)
-            yield _kill_number(fleet, connection)
-            known = _ids(connection)
-            _start_known(fleet, connection, known)
+            yield Recovered(lease_seconds, _resumed_seconds(fleet, connection))
 
 
-def soak(ground: Ground, *, minutes: float, in_flight: int) -> Soaked:
+def soak(ground: Ground, *, minutes: float, in_flight: int, lease_seconds: float) -> Soaked:
     """Burn every core beside two coordinators under load, and count who is taken for dead.
 
     Raises:
         Stuck: the load stands still.
         TookTooLong: shards are not shared.
     """
-    with _loaded(ground, in_flight) as (fleet, connection):
+    with _loaded(ground, in_flight, lease_seconds) as (fleet, connection):
         _wait_until_shared(connection)
-        ended_before, least = fleet.line.count(ENDED), lease_seconds()
+        ended_before, least = fleet.line.count(ENDED), lease_seconds
         with _burning() as burners:
             until = time.monotonic() + minutes * 60
             while time.monotonic() < until:
@@ -100,12 +99,13 @@ def soak(ground: Ground, *, minutes: float, in_flight: int) -> Soaked:
             coordinators_exited=sum(not child.lives for child in fleet.coordinators),
             attempts_lost=int(_number(connection, _LOST)),
             least_lease_left_seconds=round(least, 2),
-            lease_seconds=lease_seconds(),
+            lease_seconds=lease_seconds,
             runs_ended=fleet.line.count(ENDED) - ended_before,
         )
 
 
-def _kill_number(fleet: Fleet, connection: psycopg.Connection) -> Recovered:
+def _resumed_seconds(fleet: Fleet, connection: psycopg.Connection) -> list[float]:
+    """Kill a coordinator, and return after how many seconds each run that it held went on."""
     child = next(child for child in fleet.coordinators if child.lives)
     victim = _coordinators[child.pid]
     runs = [run for run, _ in connection.execute(_HELD, [victim]).fetchall()]
@@ -126,7 +126,7 @@ def _kill_number(fleet: Fleet, connection: psycopg.Connection) -> Recovered:
                 resumed.append(round(at, 3))
         time.sleep(LOOK_SECONDS)
     resumed += [RESUME_SECONDS] * len(heads)
-    return Recovered(lease_seconds(), resumed)
+    return resumed
 
 
 #: Which coordinator a process is; filled when it is started.
@@ -134,10 +134,10 @@ _coordinators: dict[int, UUID] = {}
 
 
 @contextlib.contextmanager
-def _loaded(ground: Ground, in_flight: int) -> Iterator[tuple[Fleet, psycopg.Connection]]:
+def _loaded(ground: Ground, in_flight: int, lease_seconds: float) -> Iterator[tuple[Fleet, psycopg.Connection]]:
     """Two coordinators, a worker node, and a thread that keeps runs in flight."""
     with contextlib.ExitStack() as stack:
-        fleet = stack.enter_context(open_fleet(ground))
+        fleet = stack.enter_context(open_fleet(ground, lease_seconds=lease_seconds))
         connection = stack.enter_context(
             psycopg.connect(fleet.database.owner_url, autocommit=True, application_name="bench-lookout")
         )

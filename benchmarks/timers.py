@@ -35,6 +35,7 @@ class Falling:
 
     per_second: float
     seconds: float
+    lead_seconds: float = LEAD_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +60,11 @@ def measure(ground: Ground, crowd: Crowd, falling: Falling) -> Late:
     count = round(falling.per_second * falling.seconds)
     with open_fleet(ground, marks="waiting", template=crowd.template) as fleet:
         fleet.start_coordinator()
-        begin = datetime.now(UTC) + timedelta(seconds=LEAD_SECONDS + count / STARTS_PER_SECOND)
+        begin = datetime.now(UTC) + timedelta(seconds=falling.lead_seconds + count / STARTS_PER_SECOND)
         due = [begin + timedelta(seconds=number / falling.per_second) for number in range(count)]
         send(fleet, [_start(number, at) for number, at in enumerate(due)])
         fleet.line.wait(STARTED, count)
         fleet.stop_coordinators()
-        fleet.line.clear()
         fleet.start_coordinator()  # it has set none of them itself
         timed.start(datetime.now(UTC), id="ready")
         fleet.line.wait(FIRED, 1)

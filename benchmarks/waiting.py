@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from benchmarks import workload
 from benchmarks.crowd import Crowd, send
-from benchmarks.drain import PAUSE_SECONDS, SETTLE_SECONDS, Sender
+from benchmarks.drain import PAUSE_SECONDS, Sender
 from benchmarks.finish import FinishLine
 from benchmarks.fleet import PREFORK_2, TEMPLATE, Fleet, Ground, open_fleet
 from benchmarks.meter import cpu_seconds, memory_mib
@@ -22,9 +22,13 @@ from saga.engine.installation import DEFAULTS
 
 @dataclass(frozen=True, slots=True)
 class Waits:
-    """How much one measurement of waiting does: runs that wait, seconds at rest, probes one at a time, a backlog."""
+    """How much one measurement of waiting does: runs that wait, seconds at rest, probes one at a time, a backlog.
+
+    It settles before the backlog and before the rest.
+    """
 
     runs: int
+    settle_seconds: float
     rest_seconds: float
     probes: int
     sagas: int
@@ -62,9 +66,9 @@ def measure(ground: Ground, crowd: Crowd | None, waits: Waits, *, rng: random.Ra
         started = list(_each(line, STARTED, waits.probes, rng, lambda number: _start(number)))
         keys = [f"p{number}" if crowd is None else f"w{rng.randrange(crowd.runs)}" for number in range(waits.probes)]
         signalled = list(_each(line, SIGNALLED, waits.probes, rng, lambda number: _ping(keys[number])))
-        time.sleep(SETTLE_SECONDS)
+        time.sleep(waits.settle_seconds)
         per_second, spent_ms = _backlog(fleet, line, numbers, waits.sagas, paused=True)
-        time.sleep(SETTLE_SECONDS)
+        time.sleep(waits.settle_seconds)
         roles = {role: fleet.processes().get(role, []) for role in ("coordinator", "postgres")}
         before = cpu_seconds(roles)
         began = time.monotonic()

@@ -1,14 +1,16 @@
 """What can be seen of the engine from outside: its tables, its broker queue, its workers' tasks. It only ever reads.
 
-Each look opens what it needs and closes it again, since database and broker are killed under it.
+Its one connection to the database is made again when it was lost, since database and broker are killed under it.
 """
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections import Counter
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any
 from uuid import UUID
 
@@ -40,15 +42,26 @@ class LiveRun:
 
 
 class Lookout:
-    """Looks at one application: its schema in a database, and its queue in a broker."""
+    """Looks at one application, for all threads: its schema in a database, and its queue in a broker."""
 
     def __init__(self, *, database_url: str, broker_url: str, schema: str, queue: str) -> None:
         self._database_url = database_url
         self._broker_url = broker_url
         self._schema = sql.Identifier(schema)
+        self._lock = threading.Lock()
+        self._connection: Connection | None = None
         self.queue = queue
 
-    @contextmanager
+    def __enter__(self) -> Lookout:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._lock:
+            self._disconnect()
+
+    @contextlib.contextmanager
     def broker(self) -> Iterator[redis.Redis]:
         """Lend a client of the broker."""
         with redis.Redis.from_url(self._broker_url, socket_timeout=2, socket_connect_timeout=2) as client:
@@ -168,6 +181,18 @@ class Lookout:
         return [LiveRun(*row) for row in self._rows(wanted, **values)]
 
     def _rows(self, statement: str, **values: object) -> list[tuple[Any, ...]]:
-        with psycopg.connect(self._database_url, autocommit=True, connect_timeout=2) as connection:
-            composed = sql.SQL(statement).format(s=self._schema)
-            return connection.execute(composed, values).fetchall()
+        composed = sql.SQL(statement).format(s=self._schema)
+        with self._lock:
+            if self._connection is not None:
+                try:
+                    return self._connection.execute(composed, values).fetchall()
+                except psycopg.OperationalError:  # it was lost since the last look; this one may find the database back
+                    self._disconnect()
+            self._connection = psycopg.connect(self._database_url, autocommit=True, connect_timeout=2)
+            return self._connection.execute(composed, values).fetchall()
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            with contextlib.suppress(psycopg.Error):
+                self._connection.close()
+            self._connection = None

@@ -84,7 +84,7 @@ def _run_in(folder: Path, options: Options, console: Console) -> Outcome:
     with contextlib.ExitStack() as stack:
         servers = stack.enter_context(embedded.servers(ROOT / ".saga"))
         stack.enter_context(fresh_tables(servers, SCHEMA))
-        lookout = lookout_of(servers)
+        lookout = stack.enter_context(lookout_of(servers))
         supervisor = stack.enter_context(Supervisor(folder))
         environment = {
             **environment_of(servers, lease_seconds=options.lease_seconds),

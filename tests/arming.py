@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+import psutil
+
 from saga.engine.crashpoints import Point, arm
 
 
@@ -32,12 +34,20 @@ class Armed:
     """One crash that was asked for."""
 
     path: Path
+    victim: Victim = Victim.SELF
 
     @property
     def fired(self) -> int | None:
-        """The process that it hit, or None."""
-        taken = self.path.with_suffix(".fired")
-        return int(taken.read_text()) if taken.exists() and taken.read_text() else None
+        """The process that it hit, or None; one that it freezes stands still by then, so a SIGCONT is not too early."""
+        taken, frozen = self.path.with_suffix(".fired"), self.path.with_suffix(".frozen")
+        written = taken.read_text() if taken.exists() else ""
+        if not written:
+            return None
+        if self.victim is Victim.FREEZE and not frozen.exists():
+            if _moves(int(written)):
+                return None
+            frozen.touch()
+        return int(written)
 
 
 class Armoury:
@@ -53,7 +63,7 @@ class Armoury:
         written = path.with_suffix(".new")
         written.write_text(json.dumps({"point": point, "detail": detail, "left": nth, "victim": victim}))
         written.rename(path)
-        return Armed(path)
+        return Armed(path, victim)
 
     def disarm(self) -> None:
         """Forget what has not happened."""
@@ -86,6 +96,13 @@ class Armoury:
             except FileNotFoundError:
                 continue
             _hit(Victim(wanted["victim"]))
+
+
+def _moves(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() not in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _hit(victim: Victim) -> None:

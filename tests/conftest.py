@@ -107,10 +107,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_leftovers] = []
 
 
-#: Files that take a minute or so each.
-LONGEST = frozenset(
-    {"test_scenarios", "test_evolution", "test_benchmarks", "test_demo_shop_run", "test_tutorial", "test_mutants"}
-)
+#: Files that take half a minute or more each.
+LONGEST = frozenset({"test_scenarios", "test_benchmarks", "test_demo_shop_run", "test_tutorial", "test_mutants"})
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

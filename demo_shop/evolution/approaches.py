@@ -19,6 +19,7 @@ from psycopg import sql
 from demo_shop.evidence import Opinion
 from demo_shop.evolution import checkpoints, event_sourcing, flow
 from demo_shop.evolution.kills import Fault
+from demo_shop.lookout import Lookout
 from demo_shop.processes import ROOT, Supervisor
 from demo_shop.stage import SCHEMA, START_SECONDS, lookout_of, start_engine, wait_until_up
 from demo_shop.tables import fresh_tables
@@ -238,26 +239,28 @@ class Saga:
 
     def __init__(self) -> None:
         self._nodes: dict[str, str] = {}
+        self._looks: Lookout | None = None
 
     def start(self, ground: Ground) -> Sequence[str]:
         ground.stack.enter_context(fresh_tables(ground.servers, SCHEMA))
+        self._looks = ground.stack.enter_context(lookout_of(ground.servers))
         self._nodes = start_engine(
             ground.supervisor, ground.environment, coordinators=self._coordinators, workers=self._workers
         )
         ground.start("api", "saga", "--port", str(ground.port))
-        wait_until_up(lookout_of(ground.servers), coordinators=self._coordinators, nodes=tuple(self._nodes.values()))
+        wait_until_up(self._lookout, coordinators=self._coordinators, nodes=tuple(self._nodes.values()))
         ground.wait_until_ready("api")
         return ("api", *self._coordinators, *self._workers)
 
     def opinions(self, ground: Ground) -> dict[str, Opinion]:
-        return lookout_of(ground.servers).opinions()
+        return self._lookout.opinions()
 
     def works(self, ground: Ground, accepted: Collection[str]) -> bool:
-        lookout = lookout_of(ground.servers)
+        lookout = self._lookout
         return bool(lookout.open_work() or open_orders(lookout.opinions(), accepted))
 
     def holds(self, ground: Ground, victims: Collection[str]) -> set[str]:
-        lookout = lookout_of(ground.servers)
+        lookout = self._lookout
         if set(self._coordinators) <= set(victims):
             return {run.key for run in lookout.runs_in_flight()}
         held: set[str] = set()
@@ -271,6 +274,11 @@ class Saga:
             tokens = [token for of_node in running.values() for token in of_node]
             held |= {run.key for run in lookout.runs_with(lookout.claims(tokens))}
         return held
+
+    @property
+    def _lookout(self) -> Lookout:
+        assert self._looks is not None, "it was not started"
+        return self._looks
 
 
 def every_approach() -> tuple[Approach, ...]:

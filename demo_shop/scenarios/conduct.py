@@ -74,7 +74,7 @@ def _conduct_in(folder: Path, process: Process) -> Outcome:
     with contextlib.ExitStack() as stack:
         servers = stack.enter_context(embedded.servers(ROOT / ".saga"))
         stack.enter_context(fresh_tables(servers, SCHEMA))
-        lookout = lookout_of(servers)
+        lookout = stack.enter_context(lookout_of(servers))
         supervisor = stack.enter_context(Supervisor(folder))
         environment = environment_of(servers, lease_seconds=LEASE_SECONDS)
         port = free_port()

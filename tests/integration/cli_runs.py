@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ def refused_for_its_role(database_url: str) -> list[str]:
 
 
 def run(
-    *arguments: str, env: dict[str, str], app: str | None = APP, given: str = ""
+    *arguments: str, env: Mapping[str, str], app: str | None = APP, given: str = ""
 ) -> subprocess.CompletedProcess[str]:
     """Run `celery -A app saga …` to its end."""
     command = [sys.executable, "-m", "celery", *(["-A", app] if app else []), "saga", *arguments]

@@ -9,7 +9,8 @@ import json
 import re
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ RUNS: dict[str, tuple[dict[str, str], Status]] = {
     "stuck": ({"note": "always", "unwhisper": "abort"}, Status.STALLED),
     "bug": ({"saga": "bug"}, Status.STALLED),
 }
+#: A command: what it is called here, its environment and its arguments.
+_Asked = tuple[str, Mapping[str, str], list[str]]
 _BASE64 = re.compile(r"[A-Za-z0-9+/]{24,}={0,2}")
 
 
@@ -141,7 +144,8 @@ def _collect(fleet: Fleet, servers: Servers) -> dict[str, str]:
     fleet.until_told()
     environment = {**fleet.nodes["c1"].environment}
     away = {**environment, "SAGA_TEST_DATABASE": re.sub(r":\d+/", ":1/", fleet.database.url)}
-    for where, env, command in (
+    asked = ["signal", "confiding/asked"]
+    commands: list[_Asked] = [
         ("saga list", environment, ["list"]),
         ("saga list --json", environment, ["list", "--json"]),
         ("saga show", environment, ["show", "secretive/stuck"]),
@@ -151,25 +155,32 @@ def _collect(fleet: Fleet, servers: Servers) -> dict[str, str]:
         ("saga show confiding --json", environment, ["show", "confiding/told", "--json"]),
         ("saga show confiding --payloads", environment, ["show", "confiding/told", "--payloads", "--json"]),
         ("saga list --where", environment, ["list", "--where", f"mood={CANARIES['attribute']}"]),
-        ("saga signal", environment, ["signal", "confiding/asked", "hint", json.dumps(CANARIES["signal"])]),
-        ("saga signal, misfit", environment, ["signal", "confiding/asked", "hint", json.dumps([CANARIES["signal"]])]),
-        (
-            "saga signal, refused",
-            environment,
-            ["signal", "confiding/asked", "question", json.dumps(CANARIES["signal"])],
-        ),
-        ("saga signal, answered", environment, ["signal", "confiding/asked", "question", '"and now?"']),
         ("saga doctor", environment, ["doctor", "--json"]),
         ("saga start", environment, ["start", "secretive", "--id", "well", "--input", '{"text": "another"}']),
         ("saga list without Postgres", away, ["list"]),
         ("saga coordinator without Postgres", away, ["coordinator"]),
-    ):
-        done = run(*command, env=env, app="tests.integration.application")
-        texts[where] = done.stdout + done.stderr
+    ]
+    in_order: list[_Asked] = [
+        ("saga signal", environment, [*asked, "hint", json.dumps(CANARIES["signal"])]),
+        ("saga signal, misfit", environment, [*asked, "hint", json.dumps([CANARIES["signal"]])]),
+        ("saga signal, refused", environment, [*asked, "question", json.dumps(CANARIES["signal"])]),
+        ("saga signal, answered", environment, [*asked, "question", '"and now?"']),
+    ]
+    with ThreadPoolExecutor(3) as threads:
+        signals = threads.submit(lambda: list(map(_said, in_order)))
+        texts |= zip([where for where, _, _ in commands], threads.map(_said, commands), strict=True)
+        texts |= zip([where for where, _, _ in in_order], signals.result(), strict=True)
     for node in fleet.nodes.values():
         texts[f"the log of {node.name}"] = node.said()
     texts["Celery's events"], texts["the broker's messages"] = monitor.end()
     return texts
+
+
+def _said(asked: _Asked) -> str:
+    """Run a command as a process, and return all that it says."""
+    _, env, command = asked
+    done = run(*command, env=env, app="tests.integration.application")
+    return done.stdout + done.stderr
 
 
 def _start(fleet: Fleet, key: str, moods: dict[str, str]) -> Handle[Any]:

@@ -79,14 +79,14 @@ def plain(world: World, servers: Servers) -> None:
     """Run to the end, and undo."""
     _staffed(world)
     handles = [world.start(trip, "plain"), world.start(trip, "undone", confirm="abort")]
-    world.wait(lambda: all(map(world.ended, handles)), seconds=2.5)
+    world.settle(lambda: all(map(world.ended, handles)), seconds=2.5)
 
 
 def doubled(world: World, servers: Servers) -> None:
     """Deliver every message three times, while its step is under way."""
     _staffed(world, Faults(doubled=1.0))
     handles = [world.start(trip, f"doubled-{number}", reserve="slow", charge="slow") for number in range(3)]
-    world.wait(lambda: all(map(world.ended, handles)), seconds=3)
+    world.settle(lambda: all(map(world.ended, handles)), seconds=3)
 
 
 def flushed(world: World, servers: Servers) -> None:
@@ -99,14 +99,14 @@ def flushed(world: World, servers: Servers) -> None:
     with world.broker() as client:
         client.flushdb()
     world.thaw()
-    world.wait(lambda: all(map(world.ended, handles)), seconds=4)
+    world.settle(lambda: all(map(world.ended, handles)), seconds=4)
 
 
 def unknown_then_abort(world: World, servers: Servers) -> None:
     """Let the first attempt land without a reply, and the second one say Abort."""
     _staffed(world)
     handle = world.start(trip, "unknown", reserve="abort_later")
-    world.wait(lambda: world.ended(handle), seconds=2.5)
+    world.settle(lambda: world.ended(handle), seconds=2.5)
 
 
 def late_effect(world: World, servers: Servers) -> None:
@@ -126,7 +126,7 @@ def late_effect(world: World, servers: Servers) -> None:
     late = "SELECT (SELECT count(*) FROM saga.inbox) + (SELECT count(*) FROM saga.event WHERE kind = 'OutcomeLate')"
     world.wait(lambda: world.count(late) > 0, seconds=0.5)
     world.open("late")
-    world.wait(lambda: world.ended(handle), seconds=2.5)
+    world.settle(lambda: world.ended(handle), seconds=2.5)
 
 
 def two_at_once(world: World, servers: Servers) -> None:
@@ -140,7 +140,7 @@ def two_at_once(world: World, servers: Servers) -> None:
     world.open("race-b")
     world.until(lambda: world.count("SELECT count(*) FROM saga.inbox") == 2, "both outcomes wait")
     world.thaw()
-    world.wait(lambda: world.ended(handle), seconds=3)
+    world.settle(lambda: world.ended(handle), seconds=3)
 
 
 def failed_batch(world: World, servers: Servers) -> None:
@@ -181,7 +181,7 @@ def forgotten_claim(world: World, servers: Servers) -> None:
     )
     world.open(gate)
     world.thaw()
-    world.wait(lambda: world.ended(handle), seconds=6)
+    world.settle(lambda: world.ended(handle), seconds=6)
 
 
 def forgotten_fence(world: World, servers: Servers) -> None:
@@ -196,7 +196,7 @@ def forgotten_fence(world: World, servers: Servers) -> None:
     world.wait(lambda: world.count(undoing) > 0, seconds=1)  # for nothing: what may be running is awaited
     world.open(gate)
     world.thaw()
-    world.wait(lambda: world.ended(handle), seconds=6)
+    world.settle(lambda: world.ended(handle), seconds=6)
 
 
 def _claim_forgotten(world: World, servers: Servers) -> tuple[Handle[Any], str]:
@@ -243,8 +243,8 @@ def _crash(world: World, servers: Servers) -> None:
 def delayed(world: World, servers: Servers) -> None:
     """Ask for a step again in a while."""
     _staffed(world)
-    handle = world.start(trip, "delayed", reserve="later:1.5")
-    world.wait(lambda: world.ended(handle), seconds=5)
+    handle = world.start(trip, "delayed", reserve="later:0.6")
+    world.settle(lambda: world.ended(handle), seconds=5)
 
 
 def forgotten_end(world: World, servers: Servers) -> None:
@@ -257,7 +257,7 @@ def forgotten_end(world: World, servers: Servers) -> None:
         _crash(world, servers)
     world.ended(handle)
     world.thaw()
-    world.wait(lambda: world.ended(handle), seconds=6)
+    world.settle(lambda: world.ended(handle), seconds=6)
 
 
 def signalled(world: World, servers: Servers) -> None:
@@ -268,7 +268,7 @@ def signalled(world: World, servers: Servers) -> None:
     for id in ("a", "a", "b"):
         world.send(handle, answer, "yes", id=id)
     world.open("signalled")
-    world.wait(lambda: world.ended(handle), seconds=3)
+    world.settle(lambda: world.ended(handle), seconds=3)
 
 
 def locked(world: World, servers: Servers) -> None:
@@ -283,7 +283,7 @@ def locked(world: World, servers: Servers) -> None:
     world.wait(lambda: _applied(world, second), seconds=0.5)
     world.open("locked")
     world.send(second, answer, "yes", id="a")
-    world.wait(lambda: world.ended(first) and world.ended(second), seconds=3)
+    world.settle(lambda: world.ended(first) and world.ended(second), seconds=3)
 
 
 def parented(world: World, servers: Servers) -> None:
@@ -293,15 +293,15 @@ def parented(world: World, servers: Servers) -> None:
     handles = [world.start(journey, f"parented-{number}", **mood) for number, mood in enumerate(moods)]
     handles.append(world.start(parting, "parted"))
     left = world.handle(asking, "parted-abandoned")
-    world.wait(lambda: world.send(left, answer, "yes", id="a"), seconds=3)
-    world.wait(lambda: all(map(world.ended, [*handles, left])), seconds=5)
+    world.settle(lambda: world.send(left, answer, "yes", id="a"), seconds=3)
+    world.settle(lambda: all(map(world.ended, [*handles, left])), seconds=5)
 
 
 def rolled_back(world: World, servers: Servers) -> None:
     """Go back to a save-point, and on."""
     _staffed(world)
     handle = world.start(regretful, "rolled-back", confirm="abort")
-    world.wait(lambda: world.ended(handle), seconds=4)
+    world.settle(lambda: world.ended(handle), seconds=4)
 
 
 def _applied(world: World, handle: Handle[Any]) -> bool:
@@ -384,7 +384,7 @@ def zombie(world: World, servers: Servers) -> None:
     world.coordinator("c1")
     world.worker("w1")
     world.until_ready()
-    world.wait(lambda: world.ended(handle), seconds=3)
+    world.settle(lambda: world.ended(handle), seconds=3)
 
 
 def two_owners(world: World, servers: Servers) -> None:
@@ -416,7 +416,7 @@ def two_owners(world: World, servers: Servers) -> None:
     world.coordinator("c1")
     world.worker("w1")
     world.until_ready()
-    world.wait(lambda: world.ended(handle), seconds=3)
+    world.settle(lambda: world.ended(handle), seconds=3)
 
 
 # -- what is planted ---------------------------------------------------------------------------------------------------
@@ -670,7 +670,7 @@ def _compare_and_set_off(definition: str) -> str:
 
 MUTANTS = (
     Mutant("token check off", frozenset({"I6"}), doubled, _token_check_off),
-    Mutant("tombstone off", frozenset({"I6", "I25"}), doubled, _tombstone_off),
+    Mutant("tombstone off", frozenset({"I6", "I25"}), doubled, _tombstone_off, bound_seconds=0.5),
     Mutant("claims after a crash", frozenset({"I6"}), forgotten_claim, _claims_after_a_crash, bound_seconds=6),
     Mutant(
         "unclaimed after a crash", frozenset({"I8", "I9"}), forgotten_fence, _unclaimed_after_a_crash, bound_seconds=8
@@ -683,7 +683,7 @@ MUTANTS = (
     Mutant("undo in forward order", frozenset({"I9"}), plain, _forward_undo),
     Mutant("publish before commit", frozenset({"I4"}), plain, _publish_before_commit, bound_seconds=0.1),
     Mutant("gaps in seq", frozenset({"I13"}), plain, _gaps),
-    Mutant("no eviction after a failed batch", frozenset({"I4"}), failed_batch, _no_eviction),
+    Mutant("no eviction after a failed batch", frozenset({"I4"}), failed_batch, _no_eviction, bound_seconds=0.1),
     Mutant("two arrivals fed at once", frozenset({"I18"}), two_at_once, _two_arrivals_at_once),
     Mutant("unknown not sticky", frozenset({"I8"}), unknown_then_abort, _unknown_not_sticky),
     Mutant("late outcomes dropped", frozenset({"I8"}), late_effect, _late_dropped),
@@ -695,7 +695,7 @@ MUTANTS = (
     Mutant("children's starts lost", frozenset({"I1"}), parented, _without(StartChild)),
     Mutant("children not told", frozenset({"I4", "I27"}), parented, _without(TellChild)),
     Mutant("rollback in forward order", frozenset({"I9"}), rolled_back, _forward_rollback),
-    Mutant("no lost-message rule", frozenset({"I4"}), flushed, _no_lost_message_rule),
+    Mutant("no lost-message rule", frozenset({"I4"}), flushed, _no_lost_message_rule, bound_seconds=0.1),
 )
 
 

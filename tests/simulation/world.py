@@ -51,6 +51,17 @@ from tests.simulation.faults import Faults
 LEASE_SECONDS = 1.2
 #: Seconds after which a wait on a condition fails.
 PATIENCE_SECONDS = 15.0
+#: Counts the arrivals that a turn takes: one to a run that there is not, and that nothing starts, lies for a minute.
+ARRIVED = """
+SELECT count(*) FROM saga.inbox i WHERE i.kind = 'RunStarted'
+OR EXISTS (SELECT FROM saga.run r WHERE r.id = i.run OR (r.saga, r.key) = (i.saga, i.key))
+"""
+#: Counts what will happen by itself within so many seconds: arrivals, attempts, and timers that fall due. Where nothing
+#: will, a run that is open waits for somebody outside, or for ever.
+UNDER_WAY = f"""
+SELECT ({ARRIVED}) + (SELECT count(*) FROM saga.task)
++ (SELECT count(*) FROM saga.timer WHERE due_at < clock_timestamp() + make_interval(secs => %s))
+"""
 SAGAS: dict[tuple[str, int], SagaDefinition] = {
     (saga.name, saga.version): saga
     for saga in (
@@ -284,6 +295,24 @@ class World:
                 self.tend()
             pause.wait(0.01)
 
+    def settle(self, holds: Callable[[], Any], *, seconds: float = PATIENCE_SECONDS) -> Any:
+        """Wait until it holds, or nothing is under way any more that could bring it about; return what it was then."""
+        deadline = time.monotonic() + seconds
+        found: Any = None
+
+        def over() -> bool:
+            nonlocal found
+            still = self.still(deadline - time.monotonic())  # first: what holds after that holds for good
+            found = holds()
+            return bool(found or still)
+
+        self.wait(over, seconds=seconds)
+        return found
+
+    def still(self, seconds: float) -> bool:
+        """Say whether nothing will happen by itself within so many seconds."""
+        return self.count(UNDER_WAY, max(0.0, seconds)) == 0
+
     def until(self, holds: Callable[[], Any], what: str, *, seconds: float = PATIENCE_SECONDS) -> Any:
         """Wait until it holds, and fail otherwise."""
         found = self.wait(holds, seconds=seconds)
@@ -361,16 +390,17 @@ class World:
     def audit(self, *, seconds: float = PATIENCE_SECONDS) -> list[Violation]:
         """Wait until all is quiet, for so long, and hold everything against the invariants.
 
-        A fenced worker may still be at work when every run has ended: it is quiet when the workers have told all.
+        It is quiet, too, when runs are open and nothing is under way that could end them. A fenced worker may still be
+        at work when every run has ended: it is quiet when the workers have told all.
         """
         self.armoury.disarm()
         self.thaw()
         give_up_at = time.monotonic() + seconds
         while time.monotonic() < give_up_at:
-            self.wait(lambda: self.count(OPEN) == 0, seconds=give_up_at - time.monotonic())
+            self.settle(lambda: self.count(OPEN) == 0, seconds=give_up_at - time.monotonic())
             retired = self.retire()
-            self.wait(lambda: self.count("SELECT count(*) FROM saga.inbox") == 0, seconds=give_up_at - time.monotonic())
-            if self.count(OPEN) == 0:
+            self.wait(lambda: self.count(ARRIVED) == 0, seconds=give_up_at - time.monotonic())
+            if self.count(OPEN) == 0 or self.still(give_up_at - time.monotonic()):
                 break
             for child in retired:  # what they told last has set something going
                 child.kept = True
@@ -393,7 +423,7 @@ def consume(
     client = redis.Redis.from_url(broker_url)
     while not ends.is_set():
         try:
-            taken: Any = client.brpop(["celery"], timeout=0.2)
+            taken: Any = client.brpop(["celery"], timeout=0.05)
         except redis.RedisError:
             time.sleep(0.1)
             continue
