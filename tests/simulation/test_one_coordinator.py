@@ -17,7 +17,7 @@ import pytest
 
 from saga.cli.embedded import Database
 from saga.core.address import shard_of
-from saga.core.events import EventKind
+from saga.core.events import EventKind, start_payload
 from saga.core.lifecycle import StallReason, Status
 from saga.core.outcome import wrap
 from saga.engine import crashpoints, upkeep
@@ -212,11 +212,8 @@ def test_what_waits_for_its_start_hides_nothing_behind_it(world: World) -> None:
     """The cancels come first in the lane, and are more than a take holds of one shard."""
     world.worker("w1")
     handle = world.start(trip, "behind")
-    shard = shard_of("trip", "behind", SHARDS)
-    keys = (f"never-{number}" for number in itertools.count())
-    of_the_shard = itertools.islice((key for key in keys if shard_of("trip", key, SHARDS) == shard), 40)
     with psycopg.connect(world.database.url) as caller:  # in a caller's transaction nobody looks for its run
-        for key in of_the_shard:
+        for key in keys_beside("behind", 40):
             Handle(world.installation, "trip", key).cancel(connection=caller)
 
     with coordinating(world):
@@ -226,6 +223,33 @@ def test_what_waits_for_its_start_hides_nothing_behind_it(world: World) -> None:
         world.until(lambda: world.count("SELECT count(*) FROM saga.incident") == 40, "all of them are dropped")
 
     assert handle.status() is Status.COMPLETED
+
+
+def test_starts_that_wait_for_another_runs_end_hide_none_behind_them(world: World) -> None:
+    waited_for = world.start(trip, "waited-for")
+    undo = start_payload(1, None, "{}", undoes=waited_for._proposed)
+
+    with coordinating(world):
+        world.until(lambda: world.count("SELECT count(*) FROM saga.run") == 1, "it is taken")
+        with connect(world.database.url, application_name="parent") as parent:
+            for key in keys_beside("behind", 40):
+                values: dict[str, Any] = {"run": uuid4(), "saga": "trip", "key": key, "kind": "RunStarted"}
+                shard = shard_of("trip", key, SHARDS)
+                world.installation.sending.send(parent, shard=shard, lane=1, dedupe=None, payload=undo, **values)
+        behind = world.start(trip, "behind")
+        world.until(lambda: world.count("SELECT count(*) FROM saga.run") == 2, "what is behind them is taken")
+        assert world.count("SELECT count(*) FROM saga.inbox") == 40
+        world.owner.execute("DELETE FROM saga.inbox")
+        for handle in (waited_for, behind):
+            handle.terminate()
+        world.until(lambda: world.ended(waited_for) and world.ended(behind), "they end")
+
+
+def keys_beside(key: str, count: int) -> Iterator[str]:
+    """Return so many other keys of trips in the shard of this one."""
+    others = (f"beside-{number}" for number in itertools.count())
+    shard = shard_of("trip", key, SHARDS)
+    return itertools.islice((other for other in others if shard_of("trip", other, SHARDS) == shard), count)
 
 
 def test_a_retry_that_is_set_and_cancelled_in_one_batch_blocks_nobody(world: World) -> None:
