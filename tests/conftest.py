@@ -68,7 +68,11 @@ def empty_database(servers: embedded.Servers) -> Iterator[embedded.Database]:
 @pytest.fixture
 def database(servers: embedded.Servers, template_database: str) -> Iterator[embedded.Database]:
     """A database of this test's own with all tables, as `saga upgrade` makes them."""
+    from saga.engine.store.membership import Membership
+
     made = servers.create_database(f"saga_test_{uuid.uuid4().hex[:8]}", template=template_database)
+    with psycopg.connect(made.url, autocommit=True) as application:
+        Membership(SCHEMA).remember(application)  # a test before this one may have stopped this Postgres hard
     yield made
     servers.drop_database(made.name)
 
