@@ -10,7 +10,7 @@ RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 CODE := $(wildcard saga tasks demo_shop tests benchmarks docs)
 # A broker that the environment names is emptied by each test, so only one test at a time may have it.
-TEST_PROCESSES := $(if $(CELERY_BROKER_URL),1,2)
+TEST_PROCESSES := $(if $(CELERY_BROKER_URL),1,3)
 # Options for the command behind a target, such as `make test ARGS="tests/unit -x"`.
 ARGS ?=
 
@@ -25,7 +25,7 @@ demo: $(INSTALLED) ## 200 real orders under chaos: services, coordinators, worke
 
 .PHONY: test
 test: $(INSTALLED) ## all tests; Postgres and Valkey are started for them and stopped after (ARGS="tests/unit -x")
-	@$(RUN) -m pytest -n $(TEST_PROCESSES) --dist loadfile $(ARGS)
+	@$(RUN) -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 .PHONY: bench
 bench: $(INSTALLED) ## this engine against Celery's chain, side by side

@@ -117,7 +117,7 @@ LONGEST = frozenset({"test_scenarios", "test_benchmarks", "test_demo_shop_run", 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests that use servers, refuse them among the unit tests, and begin with the files that take longest."""
-    items.sort(key=lambda item: item.path.stem not in LONGEST)  # two processes share the files: none waits for the last
+    items.sort(key=lambda item: item.path.stem not in LONGEST)  # processes share the files: none waits for the last
     for item in items:
         if "servers" not in getattr(item, "fixturenames", ()):
             continue
