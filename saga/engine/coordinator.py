@@ -41,6 +41,7 @@ from saga.engine.store.logs import UnreadableLogs
 from saga.engine.store.membership import Membership, OwnedShard
 from saga.engine.store.sending import Sending
 from saga.engine.store.turning import TAKE_BYTES_MAX, Turning
+from saga.engine.store.widths import Widths
 from saga.engine.suspicion import DEATHS_ALONE_MAX, Suspicion
 from saga.engine.turn import Log, Turns
 from saga.engine.upkeep import Upkeep
@@ -61,10 +62,6 @@ LINGER_SECONDS_EACH = 0.0004
 LINGER_SECONDS_MAX = 0.05
 #: A turn of at most so many arrivals leaves the bells rung for: waking up and lying down again would cost more.
 QUIET_ARRIVALS = 4
-#: How often a take that was full, and of which nothing could be taken, is made again with limits twice as wide.
-WIDER_MAX = 7
-#: The same for their bytes: up to 64 MiB.
-BYTES_WIDER_MAX = 3
 
 #: Stalls that another build may get going again.
 _NEW_BUILD_HELPS = (StallReason.NO_DEFINITION, StallReason.REPLAY_MISMATCH)
@@ -91,6 +88,7 @@ class Coordinator:
         self._membership = Membership(self._schema)
         self._sending = Sending(self._schema)
         self._floors = Floors()
+        self._widths = Widths()
         self._cache = Cache(int(conf.saga_cache_runs))
         self._publisher = Publisher(app)
         self._connection: Connection | None = None
@@ -105,7 +103,7 @@ class Coordinator:
         self._outstanding = 0
         self._runs_max: int | None = None
         self._left = False  #: the last batch left arrivals of its take behind
-        self._wider = 0  #: how often the limits of a take are doubled
+        self._took: set[int] = set()  #: arrivals that the batches of this cycle took
         self._in_doubt = False  #: it was told to end before it knew whether its last batch landed
         self._stopping = threading.Event()
         self._rest = Rest(self._schema, self._connect, self._stopping)
@@ -220,15 +218,13 @@ class Coordinator:
         if time.monotonic() - self._owned_at >= OWN_SECONDS:
             self._own()
         taken = self._take()
+        self._took.clear()
         careful = self._suspicion.careful and (taken.arrivals or taken.timers)
         progress = self._turn_carefully(taken) if careful else self._turn(taken)
         if not taken.more and self._suspicion:
             self._suspicion.acquit(self._turn_connection(), self._shards)
             return
-        if not taken.more:
-            self._wider = 0
-        elif not progress and self._wider < WIDER_MAX:
-            self._wider += 1
+        if not careful and self._widths.learn(taken, self._took):
             return
         if progress and (taken.more or self._left):
             return
@@ -242,14 +238,13 @@ class Coordinator:
         self._sleep()
 
     def _take(self) -> Taken:
-        # What waits for its run's start, or for another's end, stays at the head of its lane and hides what follows.
-        per_shard = max(4, 2 * self._arrivals_max // max(len(self._shards), 1)) << self._wider
+        per_shard = max(4, 2 * self._arrivals_max // max(len(self._shards), 1))
         # While the bells are held, every arrival rings: then only the shards that rang are looked at, and in full.
         rung, self._rung = self._rung & self._shards.keys(), frozenset()
         if self._rest.until_timer() <= 0:
             rung = frozenset()
         taken = None
-        if len(rung) == 1 and self._publisher.has_room and not (self._aside or self._wider):
+        if len(rung) == 1 and self._publisher.has_room and not self._aside:
             taken = self._turning.take_rung(self._turn_connection(), *rung, known=self._cache)
         if taken is None:
             taken = self._turning.take(
@@ -257,7 +252,8 @@ class Coordinator:
                 sorted(rung or self._shards),
                 limit_per_shard=per_shard,
                 timers_limit=per_shard,
-                bytes_max=TAKE_BYTES_MAX << min(self._wider, BYTES_WIDER_MAX),
+                limits=self._widths.limits(per_shard),
+                bytes_max=self._widths.bytes_max(TAKE_BYTES_MAX),
                 starts=self._publisher.has_room,
                 floors=None if rung else self._floors.current(),
                 known=self._cache,
@@ -323,6 +319,7 @@ class Coordinator:
         reach(Point.TURN_COMMITTED, kinds)
         self._runs_max = None
         self._floors.committed(prepared.taken)
+        self._took.update(batch.taken)
         self._outstanding += len(batch.tasks) - sum(1 for arrival in prepared.taken if arrival.token is not None)
         self._outstanding = max(self._outstanding, 0)
         self._left = len(prepared.taken) < len(taken.arrivals)

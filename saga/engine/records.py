@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import TypeAlias
 from uuid import UUID
 
 from saga.core.events import Event
 
 #: How many shards runs hash to, and the most coordinators that can share; the first migration writes them.
 SHARDS = 64
+
+#: A shard and a lane of the inbox.
+Place: TypeAlias = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,11 @@ class Arrival:
     payload: str | None
     at: datetime
 
+    @property
+    def place(self) -> Place:
+        """Where it lies in the inbox."""
+        return self.shard, self.lane
+
 
 @dataclass(frozen=True, slots=True)
 class DueTimer:
@@ -93,6 +102,8 @@ class Taken:
     timers: tuple[DueTimer, ...]
     runs: dict[UUID, RunRow]
     more: bool  #: a limit was reached: there is more to take at once
+    full: frozenset[Place] = frozenset()  #: where as many arrivals were read as may be
+    cut: bool = False  #: the bound of bytes was reached
 
 
 @dataclass(frozen=True, slots=True)

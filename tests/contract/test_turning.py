@@ -490,16 +490,28 @@ def test_a_shard_that_rang_for_what_is_taken_already_still_tells_the_time(world:
     assert (taken.arrivals, taken.timers, taken.runs, taken.more) == ((), (), {}, False)
 
 
-def test_of_a_shard_that_rang_a_few_are_taken_and_more_is_known_to_be_there(
-    world: World, connection: Connection
-) -> None:
-    for _ in range(turning.TAKE_RUNG_MAX):
+def test_a_shard_that_rang_for_many_wants_a_take_in_full(world: World, connection: Connection) -> None:
+    for _ in range(turning.TAKE_RUNG_MAX - 1):
         send(world, connection)
+    few = world.turning.take_rung(connection, 7)
+    send(world, connection)
 
-    taken = world.turning.take_rung(connection, 7)
+    assert few is not None
+    assert len(few.arrivals) == turning.TAKE_RUNG_MAX - 1
+    assert world.turning.take_rung(connection, 7) is None
 
-    assert taken is not None
-    assert (len(taken.arrivals), taken.more) == (turning.TAKE_RUNG_MAX, True)
+
+def test_a_place_with_a_limit_of_its_own_is_read_further_than_the_others(world: World, connection: Connection) -> None:
+    for shard in (1, 2):
+        for _ in range(5):
+            send(world, connection, shard=shard)
+
+    taken = world.turning.take(
+        connection, [1, 2], limit_per_shard=2, limits={(2, 0): 4, (9, 0): 1}, timers_limit=5, starts=True
+    )
+
+    assert [arrival.shard for arrival in taken.arrivals] == [1, 1, 2, 2, 2, 2]
+    assert (taken.full, taken.more, taken.cut) == (frozenset({(1, 0), (2, 0)}), True, False)
 
 
 def test_what_newer_code_has_sent_to_a_shard_that_rang_is_left_to_a_full_take(
@@ -578,7 +590,7 @@ def test_a_take_ends_behind_the_arrival_that_reaches_its_bytes(
 
     # Those of each shard are its oldest: what a floor relies on.
     assert [arrival.payload and len(arrival.payload) * 2 for arrival in found.arrivals] == sizes[:taken]
-    assert found.more is (sum(size or 0 for size in sizes[:taken]) >= 1_000)
+    assert found.more is found.cut is (sum(size or 0 for size in sizes[:taken]) >= 1_000)
 
 
 def test_starts_wait_while_the_arrivals_before_them_fill_a_take(world: World, connection: Connection) -> None:

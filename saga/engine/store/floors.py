@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 
-from saga.engine.records import Arrival
+from saga.engine.records import Arrival, Place
 
 #: Seconds between two takes that look at everything.
 FULL_SCAN_SECONDS = 1.0
@@ -22,10 +22,10 @@ class Floors:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._scanned_at = clock()
-        self._emptied: dict[tuple[int, int], int] = {}
-        self._floors: dict[tuple[int, int], int] = {}
+        self._emptied: dict[Place, int] = {}
+        self._floors: dict[Place, int] = {}
 
-    def current(self) -> Mapping[tuple[int, int], int]:
+    def current(self) -> Mapping[Place, int]:
         """Return the floors for the next take by (shard, lane); empty when a full scan is due."""
         if self._clock() - self._scanned_at < FULL_SCAN_SECONDS:
             return self._floors
@@ -36,8 +36,7 @@ class Floors:
     def committed(self, arrivals: Iterable[Arrival]) -> None:
         """Note arrivals that a commit has surely deleted. Those of one take are the lowest of their shard and lane."""
         for arrival in arrivals:
-            place = arrival.shard, arrival.lane
-            self._emptied[place] = max(arrival.id, self._emptied.get(place, 0))
+            self._emptied[arrival.place] = max(arrival.id, self._emptied.get(arrival.place, 0))
 
     def forget(self) -> None:
         """Drop every floor: shards came or went, or a batch failed."""

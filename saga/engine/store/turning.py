@@ -6,6 +6,7 @@ It holds no lock while it returns, and knows nothing of definitions or decisions
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,7 +16,7 @@ from uuid import UUID
 import psycopg
 
 from saga.core.events import Event, EventKind
-from saga.engine.records import Arrival, Batch, DueTimer, RunRow, Taken
+from saga.engine.records import Arrival, Batch, DueTimer, Place, RunRow, Taken
 from saga.engine.store.batches import arguments_of
 from saga.engine.store.connect import Connection
 from saga.engine.store.failures import CommitUnknown, Fenced, failure_of, watch_replication
@@ -26,7 +27,7 @@ log = logging.getLogger("saga.coordinator")
 
 #: Bytes of payload after which a take adds no further arrival: 8 MiB. A batch writes each several times.
 TAKE_BYTES_MAX = 8 * 1_048_576
-#: Arrivals of a take for one shard that rang: with a value of 1 MiB each they come to as much.
+#: So many arrivals of one shard that rang want a take in full: with a value of 1 MiB each they come to as much.
 TAKE_RUNG_MAX = 8
 
 # LATERAL by shard and lane: each is a walk of its own down the index, so a backlog of one shard, or of starts, hides no
@@ -37,11 +38,12 @@ _TAKE = """
 WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS now),
 arrived AS (
     SELECT x.*, sum(x.size) OVER (ORDER BY x.lane, x.id ROWS UNBOUNDED PRECEDING) AS bytes
-    FROM unnest(%(shards)s::smallint[], %(lanes)s::smallint[], %(floors)s::bigint[]) AS place(shard, lane, floor),
+    FROM unnest(%(shards)s::smallint[], %(lanes)s::smallint[], %(floors)s::bigint[], %(limits)s::integer[])
+        AS place(shard, lane, floor, most),
     LATERAL (
         SELECT i.*, COALESCE(octet_length(i.payload), 0) AS size FROM {s}.inbox i
         WHERE i.shard = place.shard AND i.lane = place.lane AND i.id > place.floor {arrivals}
-        ORDER BY i.id LIMIT %(limit)s
+        ORDER BY i.id LIMIT place.most
     ) x
 ),
 found AS (
@@ -178,13 +180,15 @@ class Turning:
         timers_limit: int,
         bytes_max: int = TAKE_BYTES_MAX,
         starts: bool,
-        floors: Mapping[tuple[int, int], int] | None = None,
+        floors: Mapping[Place, int] | None = None,
+        limits: Mapping[Place, int] | None = None,
         known: Container[UUID] = (),
         aside: Mapping[UUID, tuple[str, str]] | None = None,
     ) -> Taken:
         """P7: read what arrived at the shards and which timers are due, without a lock, then the runs they concern.
 
-        The limits hold for each shard, that of arrivals for each lane too; `starts=False` leaves starts where they are.
+        The limits hold for each shard, that of arrivals for each lane too, but where `limits` has another;
+        `starts=False` leaves starts where they are.
         Beyond `bytes_max` of payload nothing is added. `floors` is what `Floors.current` says. The rows of
         `known` runs are not read: the commit compares their heads. Nothing is deleted: the commit does it, and finds
         out whether somebody else did.
@@ -195,40 +199,47 @@ class Turning:
         Raises:
             psycopg.Error: nothing was read.
         """
-        floors = floors or {}
+        floors, limits = floors or {}, limits or {}
         places = [(shard, lane) for lane in ((0, 1) if starts else (0,)) for shard in shards]
         values: dict[str, Any] = {
             "shards": _array(shard for shard, _ in places),
             "lanes": _array(lane for _, lane in places),
             "floors": _array(floors.get(place, 0) for place in places),
-            "limit": limit_per_shard,
+            "limits": _array(limits.get(place, limit_per_shard) for place in places),
             "bytes": bytes_max,
             "timer_shards": _array(shards),
             "timers_limit": timers_limit,
         }
         rows = self._rows(connection, values, aside or {})
-        more = (
-            _full((row[3:5] for row in rows if row[1] == 0), limit_per_shard)
-            or _full((row[3] for row in rows if row[1] == 1), timers_limit)
-            or any(row[15] is not None and row[15] >= bytes_max for row in rows)
-        )
-        return self._taken(connection, rows, known, more=more)
+        read = Counter(row[3:5] for row in rows if row[1] == 0)
+        fired = Counter(row[3] for row in rows if row[1] == 1)
+        full = frozenset(place for place, count in read.items() if count >= limits.get(place, limit_per_shard))
+        cut = any(row[15] is not None and row[15] >= bytes_max for row in rows)
+        more = bool(full) or cut or any(count >= timers_limit for count in fired.values())
+        return self._taken(connection, rows, known, more=more, full=full, cut=cut)
 
     def take_rung(self, connection: Connection, shard: int, *, known: Container[UUID] = ()) -> Taken | None:
-        """P7 for one shard that rang, where no timer is due: at most TAKE_RUNG_MAX arrivals; `known` is as for `take`.
+        """P7 for one shard that rang, where no timer is due; `known` is as for `take`.
 
-        None: newer code has sent something, which `take` knows how to pass over.
+        None: there are TAKE_RUNG_MAX arrivals or more, or such as newer code has sent: it wants `take`.
 
         Raises:
             psycopg.Error: nothing was read.
         """
         rows = connection.execute(self._take_one, (shard, TAKE_RUNG_MAX)).fetchall()
-        if {row[8] for row in rows}.difference(_KINDS, [None]):
+        if len(rows) >= TAKE_RUNG_MAX or {row[8] for row in rows}.difference(_KINDS, [None]):
             return None
-        return self._taken(connection, rows, known, more=len(rows) == TAKE_RUNG_MAX)
+        return self._taken(connection, rows, known)
 
     def _taken(
-        self, connection: Connection, rows: Sequence[tuple[Any, ...]], known: Container[UUID], *, more: bool
+        self,
+        connection: Connection,
+        rows: Sequence[tuple[Any, ...]],
+        known: Container[UUID],
+        *,
+        more: bool = False,
+        full: frozenset[Place] = frozenset(),
+        cut: bool = False,
     ) -> Taken:
         now: datetime = rows[0][0]
         arrivals = sorted((Arrival(*row[2:15]) for row in rows if row[1] == 0), key=lambda a: (a.lane, a.id))
@@ -241,6 +252,8 @@ class Turning:
             timers=tuple(timers),
             runs=self._runs(connection, arrivals, timers, known),
             more=more,
+            full=full,
+            cut=cut,
         )
 
     def _rows(
@@ -408,10 +421,3 @@ class Turning:
 def _array(numbers: Iterable[int]) -> str:
     """Write an array as Postgres reads it: psycopg would take a Python call for each of its elements."""
     return "{" + ",".join(map(str, numbers)) + "}"
-
-
-def _full(places: Iterable[Any], limit: int) -> bool:
-    counts: dict[Any, int] = {}
-    for place in places:
-        counts[place] = counts.get(place, 0) + 1
-    return any(count >= limit for count in counts.values())
