@@ -177,14 +177,13 @@ def _ratios(
 
 def _goal(what: str, ratios: list[float], *, at_least: float | None = None, at_most: float | None = None) -> Goal:
     """Hold the median of ratios against a limit; without one it is only reported, with its spread in either case."""
+    middle = statistics.median(ratios) if ratios else None
+    said = "not measured" if middle is None else f"{middle:.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
     if at_least is not None:
-        wanted, reached = f"≥ {at_least}", bool(ratios) and statistics.median(ratios) >= at_least
-    elif at_most is not None:
-        wanted, reached = f"≤ {at_most}", bool(ratios) and statistics.median(ratios) <= at_most
-    else:
-        wanted, reached = "-", None
-    said = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})" if ratios else "not measured"
-    return Goal(what, wanted, said, reached)
+        return Goal(what, f"≥ {at_least}", said, middle is not None and middle >= at_least)
+    if at_most is not None:
+        return Goal(what, f"≤ {at_most}", said, middle is not None and middle <= at_most)
+    return Goal(what, "-", said, None)
 
 
 def _throughput(record: Record) -> float:

@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from demo_shop.waiting import wait_for
-from tests.integration.beside import ROOT, Command, beside
+from tests.integration.beside import Command, beside
+from tests.integration.blocks import ROOT
 from tests.integration.leftovers import processes_with
 
 COMMAND = [sys.executable, "-m", "demo_shop", "run"]

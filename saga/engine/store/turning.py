@@ -63,7 +63,7 @@ SELECT clock.now, found.* FROM clock LEFT JOIN found ON true
 # The same for one shard, where only its inbox can have changed: one walk, and in half the time.
 _TAKE_ONE = """
 SELECT clock.now, found.* FROM (SELECT clock_timestamp() AS now) AS clock LEFT JOIN LATERAL (
-    SELECT 0 AS source, id, shard, lane, run, saga, key, kind, token, attempt, claimant, dedupe, payload, at, 0 AS bytes
+    SELECT 0 AS source, id, shard, lane, run, saga, key, kind, token, attempt, claimant, dedupe, payload, at
     FROM {s}.inbox WHERE shard = %s ORDER BY lane, id LIMIT %s
 ) AS found ON true
 """

@@ -25,7 +25,7 @@ class Widths:
 
     def limits(self, usual: int) -> dict[Place, int]:
         """Return the limits that are not as usual."""
-        return {place: usual << times for place, times in self._doubled.items()}
+        return {place: usual << times for place, times in self._doubled.items() if times}
 
     def bytes_max(self, usual: int) -> int:
         """Return the limit of the bytes of a take."""
@@ -36,13 +36,18 @@ class Widths:
         if not (taken.full or taken.cut):
             self._doubled, self._bytes_doubled = {}, 0
             return False
-        stayed = Counter(arrival.place for arrival in taken.arrivals if arrival.id not in took)
         read = Counter(arrival.place for arrival in taken.arrivals)
-        further = {
-            place: self._doubled.get(place, 0) + 1 for place in taken.full if stayed[place] * 2 >= read[place] > 0
-        }
-        further = {place: times for place, times in further.items() if times <= DOUBLED_MAX}
-        self._doubled = {place: times for place, times in self._doubled.items() if place in taken.full} | further
-        more_bytes = taken.cut and stayed.total() * 2 >= read.total() and self._bytes_doubled < BYTES_DOUBLED_MAX
-        self._bytes_doubled = self._bytes_doubled + more_bytes if taken.cut else 0
-        return bool(further) or more_bytes
+        stayed = Counter(arrival.place for arrival in taken.arrivals if arrival.id not in took)
+        further = False
+        doubled = {place: self._doubled.get(place, 0) for place in taken.full}
+        for place in taken.full:
+            if 2 * stayed[place] >= read[place] and doubled[place] < DOUBLED_MAX:
+                doubled[place] += 1
+                further = True
+        self._doubled = doubled
+        if not taken.cut:
+            self._bytes_doubled = 0
+        elif 2 * stayed.total() >= read.total() and self._bytes_doubled < BYTES_DOUBLED_MAX:
+            self._bytes_doubled += 1
+            further = True
+        return further
